@@ -1,0 +1,27 @@
+# Everything runs in .venv at the repository root; the first command that needs it makes it.
+PYTHON ?= python3
+BIN := .venv/bin
+.DEFAULT_GOAL := help
+
+help:  ## list the commands
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /	/' | expand -t 12
+
+.venv/installed: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; pass one with make PYTHON=...")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $@
+
+setup: .venv/installed  ## create .venv and install the project
+
+ablation: setup  ## train and compare the arms of ablation=lr_clip on the built-in set
+	$(BIN)/python experiments/run.py ablation=lr_clip
+
+test: setup  ## run the tests
+	$(BIN)/ruff check .
+	$(BIN)/python -m pytest
+
+ui: setup  ## start the MLflow UI on the store of mlflow.yaml
+	$(BIN)/python -m experiments.store
+
+.PHONY: help setup ablation test ui

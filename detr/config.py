@@ -1,0 +1,238 @@
+"""All settings of one training run, and the only home of their defaults.
+
+The defaults are the official DETR (ResNet-50 on COCO). Every class checks its values on construction and raises
+InputError naming the setting, the value and the remedy.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal, get_args, get_origin, get_type_hints
+
+from detr.errors import InputError
+from detr.schedule import parse_horizon
+
+
+def _check_choices(config: object, section: str) -> None:
+    """InputError when a field that is a Literal holds none of its choices."""
+    for name, hint in get_type_hints(type(config)).items():
+        if get_origin(hint) is Literal:
+            choices, value = get_args(hint), getattr(config, name)
+            _require(value in choices, f"{section}.{name}", value, f"choose from {', '.join(map(str, choices))}")
+
+
+def _require(holds: bool, setting: str, value: object, remedy: str) -> None:
+    if not holds:
+        raise InputError(f"{setting}={value!r}: {remedy}")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The detector. Names follow the paper."""
+
+    backbone: Literal["resnet18", "resnet34", "resnet50", "resnet101", "small"] = "resnet50"
+    dilation: bool = False  # DC5: layer4 keeps layer3's resolution by dilation (resnet50 and resnet101)
+    pretrained: bool | str = True  # True: torchvision's IMAGENET1K_V1; a path: that state dict; False: random
+    backbone_width: int = 32  # channels of the small backbone's first stage, doubled at each later one
+    backbone_stride: Literal[8, 16] = 8  # pixels per feature cell of the small backbone
+    backbone_norm: Literal["group", "batch"] = "group"  # norm of the small backbone
+    position_embedding: Literal["sine", "learned"] = "sine"
+    hidden_dim: int = 256  # width d of the transformer
+    num_heads: int = 8
+    num_encoder_layers: int = 6
+    num_decoder_layers: int = 6
+    dim_feedforward: int = 2048
+    dropout: float = 0.1  # in attention weights, feed-forward and residuals
+    norm: Literal["post", "pre"] = "post"  # layer norm after each residual sum, or before each sublayer
+    num_queries: int = 100  # detections per image
+    num_classes: int | None = 91  # without no-object; None: as many as the data set has
+    init_from: str | None = None  # a checkpoint with official names to start from (fine-tuning)
+
+    def __post_init__(self) -> None:
+        _check_choices(self, "model")
+        for name in ("hidden_dim", "num_heads", "num_decoder_layers", "dim_feedforward", "num_queries"):
+            _require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "must be at least 1")
+        _require(self.num_encoder_layers >= 0, "model.num_encoder_layers", self.num_encoder_layers, "must be 0 or more")
+        _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "must be in [0, 1)")
+        _require(
+            self.hidden_dim % self.num_heads == 0 and self.hidden_dim % 4 == 0,
+            "model.hidden_dim",
+            self.hidden_dim,
+            f"must divide by model.num_heads={self.num_heads} and by 4 (sine and cosine of y and x)",
+        )
+        _require(
+            self.num_classes is None or self.num_classes >= 1,
+            "model.num_classes",
+            self.num_classes,
+            "must be at least 1, or null to take it from the data",
+        )
+        small = self.backbone == "small"
+        _require(
+            not self.dilation or self.backbone in ("resnet50", "resnet101"),
+            "model.dilation",
+            self.dilation,
+            f"only resnet50 and resnet101 have a DC5 variant, not {self.backbone}",
+        )
+        _require(
+            not (small and self.pretrained is True),
+            "model.pretrained",
+            True,
+            "there are no published weights of the small backbone; set model.pretrained=false or a path",
+        )
+        _require(
+            self.backbone_width >= 8 and self.backbone_width % 8 == 0,
+            "model.backbone_width",
+            self.backbone_width,
+            "must be a multiple of 8 (the groups of the norm)",
+        )
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Costs of the matching and weights of the losses."""
+
+    cost_class: float = 1.0
+    cost_bbox: float = 5.0
+    cost_giou: float = 2.0
+    weight_ce: float = 1.0
+    weight_bbox: float = 5.0
+    weight_giou: float = 2.0
+    no_object_weight: float = 0.1  # class weight of no-object in the cross-entropy
+    aux_loss: bool = True  # the same losses on every decoder layer
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            _require(value >= 0, f"loss.{name}", value, "must not be negative")
+        costs = self.cost_class + self.cost_bbox + self.cost_giou
+        _require(costs > 0, "loss.cost_*", costs, "at least one matching cost must be positive")
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """A data set in COCO format, and what happens to an image on its way to the model.
+
+    Relative paths of annotations and image folders start at `root`.
+    """
+
+    name: Literal["coco", "shapes"] = "coco"  # a folder in COCO format, or the drawn scenes (written on first use)
+    root: str = "datasets/coco"
+    train_annotations: str = "annotations/instances_train2017.json"
+    val_annotations: str = "annotations/instances_val2017.json"
+    train_images: str = "train2017"
+    val_images: str = "val2017"
+    labels: Literal["contiguous", "raw"] = "contiguous"  # 0..K-1 in order of id, or COCO's own ids as DETR has them
+    augmentation: Literal["official", "light", "none"] = "official"
+    image_size: int = 800  # pixels of the shorter side in validation; training scales are in proportion to it
+    max_size: int = 1333  # pixels that the longer side may reach
+    num_workers: int = 2  # loading processes; 0 loads in the training process
+    verify_images: bool = True  # decode every image once before the first training on it
+    shapes_image_size: int = 64  # pixels; this and the following describe the drawn scenes
+    shapes_num_train: int = 2000
+    shapes_num_val: int = 300
+    shapes_seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_choices(self, "data")
+        for name in ("image_size", "max_size", "shapes_num_train", "shapes_num_val"):
+            _require(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "must be at least 1")
+        _require(self.shapes_image_size >= 32, "data.shapes_image_size", self.shapes_image_size, "must be at least 32")
+        _require(
+            self.max_size >= self.image_size, "data.max_size", self.max_size, f"is below image_size={self.image_size}"
+        )
+        _require(self.num_workers >= 0, "data.num_workers", self.num_workers, "must be 0 or more")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """AdamW with two groups, and clipping by the global norm."""
+
+    lr: float = 1e-4  # peak, of everything but the backbone
+    backbone_lr_ratio: float = 0.1  # the backbone's lr in units of `lr`; 0 freezes it
+    weight_decay: float = 1e-4  # on every parameter
+    clip_norm: float = 0.1  # bound of the norm over all gradients; 0 turns clipping off (norms are still logged)
+
+    def __post_init__(self) -> None:
+        _require(self.lr > 0, "optim.lr", self.lr, "must be positive")
+        for name in ("backbone_lr_ratio", "weight_decay", "clip_norm"):
+            _require(getattr(self, name) >= 0, f"optim.{name}", getattr(self, name), "must not be negative")
+
+
+@dataclass(frozen=True)
+class ScheduleConfig:
+    """The learning rate's shape over the run, and the run's length.
+
+    Shapes are given in fractions of the run, so that a shorter run has the same shape.
+    """
+
+    shape: Literal["step", "warmup_cosine", "constant"] = "step"
+    full_epochs: float = 500.0  # epochs of the published schedule: the meaning of horizon=full
+    horizon: str = "full"  # length of this run: "full", "25 epochs", "600 steps", "36000 samples" or "5 %" of full
+    drop_at: float = 0.8  # step: where lr falls to drop_factor (400 of 500 epochs)
+    drop_factor: float = 0.1
+    warmup: float = 0.05  # warmup_cosine: linear rise from floor to 1 (5 of 100 epochs)
+    flat_until: float = 0.4  # warmup_cosine: then constant (35 epochs), then a cosine to floor (60 epochs)
+    floor: float = 0.01  # warmup_cosine: first and last lr in units of the peak
+
+    def __post_init__(self) -> None:
+        _check_choices(self, "schedule")
+        _require(self.full_epochs > 0, "schedule.full_epochs", self.full_epochs, "must be positive")
+        parse_horizon(self.horizon)
+        for name in ("drop_at", "drop_factor", "warmup", "flat_until", "floor"):
+            value = getattr(self, name)
+            _require(0 <= value <= 1, f"schedule.{name}", value, "is a fraction: must be in [0, 1]")
+        _require(
+            self.warmup <= self.flat_until,
+            "schedule.warmup",
+            self.warmup,
+            f"must not exceed schedule.flat_until={self.flat_until}",
+        )
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The loop: batches, precision, evaluation and checkpoints."""
+
+    batch_size: int = 2  # images per micro-batch
+    accumulate: int = 32  # micro-batches per optimiser step; the effective batch is their product
+    precision: Literal["float32", "bfloat16"] = "float32"  # of the forward pass; matching and losses stay float32
+    device: str = "auto"  # "auto": cuda, then mps, then cpu; or a torch device
+    num_threads: int = 0  # CPU threads of torch; 0 leaves its default
+    evaluations: int = 10  # validations in the course of the run, evenly spaced; the last one is at its end
+    checkpoint_minutes: float = 10.0  # between checkpoints; there is one at every evaluation as well
+
+    def __post_init__(self) -> None:
+        _check_choices(self, "train")
+        for name in ("batch_size", "accumulate", "evaluations"):
+            _require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "must be at least 1")
+        _require(self.num_threads >= 0, "train.num_threads", self.num_threads, "must be 0 or more")
+        _require(self.checkpoint_minutes > 0, "train.checkpoint_minutes", self.checkpoint_minutes, "must be positive")
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """COCO evaluation."""
+
+    area_limits: tuple[float, float] = (1024.0, 9216.0)  # px^2 of the original image: small | medium | large
+    batch_size: int = 8
+    pad_to: int = 1  # images are padded alone to a multiple of this; 0 pads to the batch's largest, as official DETR
+
+    def __post_init__(self) -> None:
+        low, high = self.area_limits
+        _require(0 < low < high, "evaluation.area_limits", self.area_limits, "must be two rising areas in px^2")
+        _require(self.batch_size >= 1, "evaluation.batch_size", self.batch_size, "must be at least 1")
+        _require(self.pad_to >= 0, "evaluation.pad_to", self.pad_to, "must be 0 or more")
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One run: one arm with one seed."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    loss: LossConfig = field(default_factory=LossConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    seed: int = 0  # of weights, data order, augmentation and dropout
+
+    def __post_init__(self) -> None:
+        _require(0 <= self.seed < 2**32, "seed", self.seed, "must be in [0, 2**32)")

@@ -1,0 +1,205 @@
+"""A folder in COCO format as a data set: annotations read and checked once, images decoded on demand."""
+
+import json
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+
+from detr.config import DataConfig
+from detr.data.image import read_image
+from detr.data.transforms import build_transform
+from detr.errors import InputError
+
+REQUIRED = {
+    "images": ("id", "file_name", "width", "height"),
+    "annotations": ("id", "image_id", "category_id", "bbox"),
+    "categories": ("id", "name"),
+}
+
+
+def load_annotations(path: Path | str) -> dict[str, Any]:
+    """Read and check a COCO annotation file; missing `iscrowd` and `area` are filled in with 0 and width * height.
+
+    InputError names the file, the first faulty record and the remedy.
+    """
+    path = Path(path)
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: there is no such annotation file; check data.root and data.*_annotations") from None
+    except (json.JSONDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
+        raise InputError(f"{path}: not a JSON file ({error})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: must be a JSON object with {', '.join(REQUIRED)}")
+    for section, keys in REQUIRED.items():
+        if not isinstance(content.get(section), list):
+            raise InputError(f"{path}: lacks the list {section!r}; COCO format needs {', '.join(REQUIRED)}")
+        for position, record in enumerate(content[section]):
+            missing = [key for key in keys if not isinstance(record, dict) or key not in record]
+            if missing:
+                raise InputError(f"{path}: {section}[{position}] lacks {', '.join(missing)}: {str(record)[:200]}")
+    _check_references(path, content)
+    for record in content["annotations"]:
+        record.setdefault("iscrowd", 0)
+        record.setdefault("area", float(record["bbox"][2] * record["bbox"][3]))
+    return content
+
+
+def _check_references(path: Path, content: dict[str, Any]) -> None:
+    """Ids are unique and known, sizes positive, boxes four finite numbers."""
+    ids = {}
+    for section in REQUIRED:
+        counts = Counter(record["id"] for record in content[section])
+        double = [key for key, count in counts.items() if count > 1]
+        if double:
+            raise InputError(f"{path}: the id {double[0]} stands {counts[double[0]]} times in {section}; ids are unique")
+        ids[section] = counts.keys()
+    for image in content["images"]:
+        if not all(isinstance(image[k], int) and image[k] > 0 for k in ("width", "height")):
+            raise InputError(f"{path}: image {image['id']} has the size {image['width']} x {image['height']}")
+    for record in content["annotations"]:
+        name = f"{path}: annotation {record['id']}"
+        if record["image_id"] not in ids["images"]:
+            raise InputError(f"{name} belongs to image {record['image_id']}, which is not in the file")
+        if record["category_id"] not in ids["categories"]:
+            raise InputError(f"{name} has category {record['category_id']}, which is not in the file")
+        box = record["bbox"]
+        if not (isinstance(box, list) and len(box) == 4 and all(_is_finite(x) for x in box)):
+            raise InputError(f"{name} has the bbox {box}; it must be [x, y, width, height] in pixels")
+
+
+def _is_finite(x: object) -> bool:
+    return isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
+
+
+@dataclass
+class Findings:
+    """What the boxes of a file needed, by annotation id."""
+
+    crowd: list[int] = field(default_factory=list)  # left out of training, ignored by COCOeval
+    degenerate: list[int] = field(default_factory=list)  # no area inside the image: removed
+    clamped: list[int] = field(default_factory=list)  # reached over the border
+
+
+class CocoDetection(Dataset):
+    """Images with the boxes to learn.
+
+    A key is (epoch, index). Sample: image (3, h, w), and target with image_id, boxes (n, 4), labels (n,) and size, the
+    original (height, width). Augmentation depends on (seed, epoch, index) alone: neither workers nor a resume change it.
+    """
+
+    def __init__(self, annotations: Path, images: Path, config: DataConfig, train: bool, seed: int = 0) -> None:
+        content = load_annotations(annotations)
+        self.annotations, self.root, self.seed = annotations, images, seed
+        self.transform = build_transform(config, train)
+        self.names = {c["id"]: c["name"] for c in sorted(content["categories"], key=lambda c: c["id"])}
+        if config.labels == "raw":
+            self.category_ids = torch.arange(max(self.names, default=0) + 1)  # label -> category id
+        else:
+            self.category_ids = torch.tensor(list(self.names), dtype=torch.int64)
+        self.findings = Findings()
+        self.images = sorted(content["images"], key=lambda image: image["id"])
+        if not self.images:
+            raise InputError(f"{annotations}: holds no image")
+        self.boxes, self.labels = self._objects(content)
+
+    def _objects(self, content: dict[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
+        """Per image the boxes (n, 4) xyxy in pixels, clamped to the image, and labels (n,)."""
+        by_image: dict[int, list[dict]] = {image["id"]: [] for image in self.images}
+        label = {int(category): i for i, category in enumerate(self.category_ids)}
+        for record in content["annotations"]:
+            if record["iscrowd"]:
+                self.findings.crowd.append(record["id"])
+            else:
+                by_image[record["image_id"]].append(record)
+        boxes, labels = [], []
+        for image in self.images:
+            records = by_image[image["id"]]
+            raw = np.array([r["bbox"] for r in records], dtype=np.float64).reshape(-1, 4)
+            raw[:, 2:] += raw[:, :2]
+            inside = raw.clip(0, [image["width"], image["height"]] * 2)
+            keep = (inside[:, 2:] > inside[:, :2]).all(1)
+            over = keep & (np.abs(inside - raw) > 1e-3).any(1)
+            self.findings.degenerate += [r["id"] for r, kept in zip(records, keep, strict=True) if not kept]
+            self.findings.clamped += [r["id"] for r, is_over in zip(records, over, strict=True) if is_over]
+            boxes.append(torch.from_numpy(inside[keep].astype(np.float32)))
+            labels.append(torch.tensor([label[r["category_id"]] for r, k in zip(records, keep, strict=True) if k]).long())
+        return boxes, labels
+
+    @property
+    def num_classes(self) -> int:
+        """Number of labels, without no-object."""
+        return len(self.category_ids)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, dict[str, Any]]:
+        epoch, index = key
+        record = self.images[index]
+        image = read_image(self.path(index), (record["height"], record["width"]))
+        target = {
+            "boxes": tv_tensors.BoundingBoxes(self.boxes[index], format="XYXY", canvas_size=image.shape[-2:]),
+            "labels": self.labels[index],
+        }
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(int(np.random.SeedSequence([self.seed, epoch, index]).generate_state(1, np.uint64)[0] >> 1))
+            image, target = self.transform(tv_tensors.Image(image), target)
+        size = torch.tensor([record["height"], record["width"]])
+        return image.as_subclass(Tensor), {**target, "image_id": record["id"], "size": size}
+
+    def __getitems__(self, keys: list[tuple[int, int]]) -> "list[tuple[Tensor, dict[str, Any]]] | InputError":
+        """A batch; a fault of an image is handed on, since a worker process would bury it in its own traceback."""
+        try:
+            return [self[key] for key in keys]
+        except InputError as error:
+            return error
+
+    def path(self, index: int) -> Path:
+        """File of an image; InputError when its name leads out of the image folder."""
+        name = self.images[index]["file_name"]
+        path = self.root / name
+        if not path.resolve().is_relative_to(self.root.resolve()):
+            raise InputError(f"{self.annotations}: image {self.images[index]['id']} leads out of its folder: {name!r}")
+        return path
+
+    def counts(self, index: int) -> dict[str, Tensor]:
+        """The target of an image as far as the losses' denominators need it, without reading the image."""
+        return {"labels": self.labels[index]}
+
+    def summary(self) -> str:
+        """One line a finding, ids included."""
+        sizes = [len(labels) for labels in self.labels]
+        lines = [f"{self.annotations}: {len(self)} images, {sum(sizes)} boxes, {len(self.names)} classes"]
+        notes = {
+            "without objects, kept": [i["id"] for i, n in zip(self.images, sizes, strict=True) if n == 0],
+            "crowd boxes, left out of training and ignored in evaluation": self.findings.crowd,
+            "boxes without area, removed from training": self.findings.degenerate,
+            "boxes over the border, clamped": self.findings.clamped,
+        }
+        for note, ids in notes.items():
+            if ids:
+                shown = ", ".join(map(str, ids[:10])) + (", ..." if len(ids) > 10 else "")
+                kind = "image ids" if note.startswith("without") else "annotation ids"
+                lines.append(f"  {len(ids)} {'images ' if kind == 'image ids' else ''}{note} ({kind} {shown})")
+        return "\n".join(lines)
+
+
+def open_split(config: DataConfig, split: str, seed: int = 0) -> CocoDetection:
+    """The "train" or "val" part of the configured data set; InputError when a folder or file is missing."""
+    root = Path(config.root)
+    if not root.is_dir():
+        raise InputError(f"data.root={config.root}: there is no such folder; give the folder of a COCO-format data set")
+    annotations = root / getattr(config, f"{split}_annotations")
+    images = root / getattr(config, f"{split}_images")
+    if not images.is_dir():
+        raise InputError(f"data.{split}_images={images}: there is no such folder")
+    return CocoDetection(annotations, images, config, train=split == "train", seed=seed)

@@ -1,0 +1,99 @@
+"""Augmentation (facebookresearch/detr, datasets/coco.py) on torchvision.transforms.v2."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as TF
+
+from detr.config import DataConfig
+
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+def build_transform(config: DataConfig, train: bool) -> v2.Compose:
+    """From a uint8 image and pixel boxes to a normalised image and boxes as cxcywh in 0..1.
+
+    At image_size=800, max_size=1333 "official" is the published augmentation; other sizes scale all its lengths alike.
+    """
+
+    def scaled(*lengths: int) -> list[int]:
+        return [max(1, round(length * config.image_size / 800)) for length in lengths]
+
+    final = [v2.ToDtype(torch.float32, scale=True), v2.Normalize(IMAGENET_MEAN, IMAGENET_STD), NormalizeBoxes()]
+    resize = ResizeShortestSide([config.image_size], config.max_size)
+    if not train or config.augmentation == "none":
+        return v2.Compose([resize, *final])
+    if config.augmentation == "light":
+        crop = v2.RandomApply([RandomSizeCrop(*scaled(600, 800))], p=0.5)
+        return v2.Compose([v2.RandomHorizontalFlip(), resize, crop, resize, *final])
+    multi_scale = ResizeShortestSide(scaled(*range(480, 801, 32)), config.max_size)
+    crop = [ResizeShortestSide(scaled(400, 500, 600)), RandomSizeCrop(*scaled(384, 600)), multi_scale]
+    return v2.Compose([v2.RandomHorizontalFlip(), v2.RandomChoice([multi_scale, v2.Compose(crop)]), *final])
+
+
+class ResizeShortestSide(v2.Transform):
+    """Resize the shorter side to one of `sizes`, the longer to at most `max_size`; antialiased bilinear.
+
+    torchvision's RandomShortestSize rounds through a ratio and can miss the asked length by a pixel.
+    """
+
+    def __init__(self, sizes: list[int], max_size: int | None = None) -> None:
+        super().__init__()
+        self.sizes, self.max_size = sizes, max_size
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw the size: {"size": (height, width)}."""
+        height, width = v2.query_size(flat_inputs)
+        size = self.sizes[int(torch.randint(len(self.sizes), ()))]
+        return {"size": target_size(height, width, size, self.max_size)}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Resize an image or its boxes."""
+        return self._call_kernel(TF.resize, inpt, list(params["size"]), antialias=True)
+
+
+def target_size(height: int, width: int, size: int, max_size: int | None) -> tuple[int, int]:
+    """(height, width) with the shorter side at `size`, unless the longer would pass `max_size`; at least 1 pixel."""
+    short, long = min(height, width), max(height, width)
+    if max_size is not None and long / short * size > max_size:
+        size = max(1, round(max_size * short / long))
+    other = int(size * long / short)
+    if max_size is not None:
+        other = min(other, max_size)
+    return (size, other) if height <= width else (other, size)
+
+
+class RandomSizeCrop(v2.Transform):
+    """Crop a window whose width and height are drawn apart from [min_size, max_size]; boxes outside are dropped."""
+
+    def __init__(self, min_size: int, max_size: int) -> None:
+        super().__init__()
+        self.min_size, self.max_size = min_size, max_size
+
+    def forward(self, image: Tensor, target: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        """Crop the image and its target."""
+        full_height, full_width = image.shape[-2:]
+        width, height = self._draw(full_width), self._draw(full_height)
+        top = int(torch.randint(full_height - height + 1, ()))
+        left = int(torch.randint(full_width - width + 1, ()))
+        boxes = TF.clamp_bounding_boxes(TF.crop(target["boxes"], top, left, height, width))
+        keep = (boxes[:, 2:] > boxes[:, :2]).all(1)
+        cropped = {**target, "boxes": tv_tensors.wrap(boxes[keep], like=boxes), "labels": target["labels"][keep]}
+        return TF.crop(image, top, left, height, width), cropped
+
+    def _draw(self, length: int) -> int:
+        low, high = min(self.min_size, length), min(self.max_size, length)
+        return int(torch.randint(low, high + 1, ()))
+
+
+class NormalizeBoxes(v2.Transform):
+    """Pixel xyxy to cxcywh in units of the image's width and height, as plain tensors."""
+
+    def forward(self, image: Tensor, target: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        """Convert the boxes of the target."""
+        height, width = image.shape[-2:]
+        boxes = TF.convert_bounding_box_format(target["boxes"], new_format="CXCYWH").as_subclass(Tensor)
+        return image, {**target, "boxes": boxes / torch.tensor([width, height, width, height])}

@@ -1,0 +1,131 @@
+"""Detections of a data set and their COCO metrics. pycocotools is the reference."""
+
+import contextlib
+import io
+import json
+from collections import defaultdict
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from torch import nn
+from torch.utils.data import DataLoader
+
+from detr.config import DataConfig, EvaluationConfig
+from detr.criterion import SetCriterion
+from detr.data.batch import batches, collate
+from detr.data.coco import CocoDetection, load_annotations
+from detr.data.transforms import target_size
+from detr.errors import InputError
+from detr.postprocess import postprocess
+
+STATS = ("AP", "AP50", "AP75", "APS", "APM", "APL", "AR1", "AR10", "AR100", "ARS", "ARM", "ARL")
+Detections = list[dict[str, Any]]
+
+
+def evaluate_coco(
+    annotations_json: Path | str, detections: Detections | Path | str, area_limits: tuple[float, float] = (1024.0, 9216.0)
+) -> dict[str, float]:
+    """COCO box metrics as pycocotools computes them, in 0..1, and -1 where there is nothing to find.
+
+    annotations_json:  a COCO annotation file
+    detections:        results in COCO format (image_id, category_id, bbox xywh, score), or the file that holds them
+    area_limits:       px^2 of the annotation's `area` that part small | medium | large
+    returns            AP, AP50, AP75, APS, APM, APL, AR1, AR10, AR100, ARS, ARM, ARL and "AP/<class>" of every class
+    """
+    if not isinstance(detections, list):
+        detections = json.loads(Path(detections).read_text())
+    content = load_annotations(annotations_json)
+    unknown = {d["image_id"] for d in detections} - {image["id"] for image in content["images"]}
+    if unknown:
+        raise InputError(f"{annotations_json}: detections name the image {min(unknown)}, which is not in the file")
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports on standard output
+        evaluation = COCOeval(_index(content), _index(content, _with_areas(detections)), "bbox")
+        small, medium = area_limits
+        evaluation.params.areaRng = [[0, 1e10], [0, small], [small, medium], [medium, 1e10]]
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    metrics = dict(zip(STATS, evaluation.stats.tolist(), strict=True))
+    precision = evaluation.eval["precision"][..., 0, -1]  # (IoU, recall, class) at all areas and 100 detections
+    for k, category in enumerate(evaluation.params.catIds):
+        valid = precision[..., k][precision[..., k] > -1]
+        metrics[f"AP/{evaluation.cocoGt.cats[category]['name']}"] = float(valid.mean()) if valid.size else -1.0
+    return metrics
+
+
+def _index(content: dict[str, Any], annotations: Detections | None = None) -> COCO:
+    """pycocotools' index of parsed content; COCO.loadRes would refuse an empty list."""
+    coco = COCO()
+    coco.dataset = content if annotations is None else {**content, "annotations": annotations}
+    coco.createIndex()
+    return coco
+
+
+def _with_areas(detections: Detections) -> Detections:
+    return [
+        {**d, "id": i, "area": d["bbox"][2] * d["bbox"][3], "iscrowd": 0} for i, d in enumerate(detections, start=1)
+    ]
+
+
+def validation_loader(dataset: CocoDetection, data: DataConfig, config: EvaluationConfig) -> DataLoader:
+    """Batches of all images once.
+
+    With `pad_to` >= 1 a batch holds images of one padded size only, so that what is predicted for an image does not
+    depend on the images beside it.
+    """
+    order = [(0, i) for i in range(len(dataset))]
+    if config.pad_to == 0:
+        groups = [order]
+    else:
+        by_size = defaultdict(list)
+        for key in order:
+            record = dataset.images[key[1]]
+            size = target_size(record["height"], record["width"], data.image_size, data.max_size)
+            by_size[tuple(-(-side // config.pad_to) for side in size)].append(key)
+        groups = list(by_size.values())
+    chunks = [g[i : i + config.batch_size] for g in groups for i in range(0, len(g), config.batch_size)]
+    return DataLoader(
+        dataset,
+        batch_sampler=chunks,
+        collate_fn=partial(collate, multiple=max(config.pad_to, 1)),
+        num_workers=data.num_workers,
+        generator=torch.Generator(),  # or starting the workers would draw from the training's random state
+    )
+
+
+@torch.no_grad()
+def predict_dataset(
+    model: nn.Module, loader: DataLoader, criterion: SetCriterion, device: torch.device
+) -> tuple[Detections, dict[str, float]]:
+    """Detections of all queries in COCO results format, and the losses normalised over the whole set."""
+    dataset: CocoDetection = loader.dataset
+    model.eval()
+    targets = [dataset.counts(i) for i in range(len(dataset))]
+    normalizers = criterion.normalizers(targets, model.query_embed.num_embeddings)
+    detections: Detections = []
+    sums: dict[str, float] = defaultdict(float)
+    for batch in batches(loader):
+        moved = batch.to(device)
+        outputs = model(moved.images, moved.padding_mask)
+        losses = criterion(outputs, moved.targets, normalizers)
+        losses["loss"] = criterion.total(losses)
+        for key, value in losses.items():
+            sums[key] += value.item()
+        results = postprocess(outputs, torch.stack([t["size"] for t in batch.targets]))
+        for target, result in zip(batch.targets, results, strict=True):
+            detections += _coco_results(target["image_id"], dataset, result)
+    return detections, dict(sums)
+
+
+def _coco_results(image_id: int, dataset: CocoDetection, result: dict[str, torch.Tensor]) -> Iterator[dict[str, Any]]:
+    boxes = result["boxes"].cpu().double().numpy()
+    boxes[:, 2:] -= boxes[:, :2]
+    categories = dataset.category_ids[result["labels"].cpu()].tolist()
+    for category, score, box in zip(categories, result["scores"].tolist(), np.round(boxes, 3).tolist(), strict=True):
+        yield {"image_id": image_id, "category_id": category, "bbox": box, "score": round(score, 7)}

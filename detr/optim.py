@@ -1,0 +1,43 @@
+"""AdamW with a group for the backbone (facebookresearch/detr, main.py)."""
+
+import torch
+from torch import nn
+from torch.optim import AdamW
+
+from detr.config import OptimConfig, ScheduleConfig
+from detr.schedule import lr_factor
+
+
+def build_optimizer(model: nn.Module, lr: float, backbone_lr: float, weight_decay: float) -> AdamW:
+    """Two groups, named "main" and "backbone"; weight decay on every parameter, norms and biases included.
+
+    `backbone_lr` of 0 freezes the backbone: its parameters get no gradient and do not count in the clipped norm.
+    """
+    groups: dict[str, list[nn.Parameter]] = {"main": [], "backbone": []}
+    for name, parameter in model.named_parameters():
+        if name.startswith("backbone.") and backbone_lr == 0:
+            parameter.requires_grad_(False)
+        if parameter.requires_grad:
+            groups["backbone" if name.startswith("backbone.") else "main"].append(parameter)
+    return AdamW(
+        [
+            {"name": "main", "params": groups["main"], "lr": lr},
+            {"name": "backbone", "params": groups["backbone"], "lr": backbone_lr},
+        ],
+        weight_decay=weight_decay,
+    )
+
+
+def set_lr(optimizer: AdamW, optim: OptimConfig, schedule: ScheduleConfig, progress: float) -> None:
+    """Set both groups for the fraction `progress` of the run; a pure function, so that a resumed run needs no state."""
+    factor = lr_factor(schedule, progress)
+    for group in optimizer.param_groups:
+        ratio = optim.backbone_lr_ratio if group["name"] == "backbone" else 1.0
+        group["lr"] = optim.lr * ratio * factor
+
+
+def clip_gradients(model: nn.Module, clip_norm: float) -> float:
+    """Clip the gradient to `clip_norm` over all parameters and return its norm before that; 0 only measures."""
+    parameters = [p for p in model.parameters() if p.grad is not None]
+    bound = clip_norm or float("inf")
+    return torch.nn.utils.clip_grad_norm_(parameters, bound).item()

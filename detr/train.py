@@ -1,0 +1,262 @@
+"""Training as a generator of records: whoever iterates logs, reports, prunes or stops by closing it."""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim import AdamW
+from torch.utils.data import DataLoader
+
+from detr.checkpoint import checkpoints, load_checkpoint, load_official, read_weights, save_checkpoint, save_weights
+from detr.config import RunConfig
+from detr.criterion import SetCriterion
+from detr.data.batch import Batch, StreamSampler, batches, collate
+from detr.data.coco import CocoDetection, open_split
+from detr.data.shapes import write_shapes
+from detr.errors import InputError
+from detr.evaluation import evaluate_coco, predict_dataset, validation_loader
+from detr.models import build_model
+from detr.optim import build_optimizer, clip_gradients, set_lr
+from detr.schedule import parse_horizon
+
+LOGGED_LOSSES = ("loss", "loss_ce", "loss_bbox", "loss_giou", "class_error", "cardinality_error")
+
+
+@dataclass(frozen=True)
+class Record:
+    """What one optimiser step, or the evaluation after it, has to tell."""
+
+    step: int  # optimiser steps done
+    num_steps: int  # of the whole run
+    epoch: float  # training images seen, in units of the data set
+    samples: int  # training images seen
+    seconds: float  # of training, evaluation and saving since the run began, over all its sessions
+    metrics: dict[str, float]  # "train/..." of the step or "val/..." of an evaluation
+
+
+@dataclass
+class Progress:
+    """The part of a run's state beside model, optimiser and random numbers that a resume needs."""
+
+    step: int = 0
+    seconds: float = 0.0
+    clipped: int = 0  # steps whose gradient was scaled down
+    scale_sum: float = 0.0  # of min(1, clip_norm / norm) over the steps
+    best_AP: float = -1.0
+    rng: dict[str, torch.Tensor] = field(default_factory=dict)
+
+
+class NonFiniteLoss(ArithmeticError):
+    """The loss became NaN or infinite; the message names step and images."""
+
+
+@dataclass
+class Setup:
+    """Everything that a run works with."""
+
+    config: RunConfig
+    device: torch.device
+    train_set: CocoDetection
+    val_set: CocoDetection
+    model: nn.Module
+    criterion: SetCriterion
+    optimizer: AdamW
+    num_steps: int
+
+
+def prepare(config: RunConfig) -> Setup:
+    """Open the data, build the model, load its starting weights. InputError when something does not fit."""
+    if config.data.name == "shapes":
+        config = replace(config, data=write_shapes(config.data))
+    if config.train.num_threads:
+        torch.set_num_threads(config.train.num_threads)
+    device = choose_device(config.train.device)
+    train_set, val_set = open_split(config.data, "train", config.seed), open_split(config.data, "val")
+    if train_set.names != val_set.names:
+        raise InputError(f"{train_set.annotations} and {val_set.annotations} have different categories")
+    num_classes = config.model.num_classes or train_set.num_classes
+    if num_classes < train_set.num_classes:
+        raise InputError(f"model.num_classes={num_classes}: the data has {train_set.num_classes}; set null to take that")
+    torch.manual_seed(config.seed)
+    model = build_model(replace(config.model, num_classes=num_classes))
+    if config.model.init_from:
+        load_official(model, read_weights(config.model.init_from))
+    model.to(device)
+    optim = config.optim
+    optimizer = build_optimizer(model, optim.lr, optim.lr * optim.backbone_lr_ratio, optim.weight_decay)
+    num_steps = parse_horizon(config.schedule.horizon).steps(
+        len(train_set), config.train.batch_size * config.train.accumulate, config.schedule.full_epochs
+    )
+    criterion = SetCriterion(num_classes, config.loss).to(device)
+    return Setup(config, device, train_set, val_set, model, criterion, optimizer, num_steps)
+
+
+def train(config: RunConfig, directory: Path | None = None) -> Iterator[Record]:
+    """Train and evaluate; yields a Record after every optimiser step and after every evaluation.
+
+    With a `directory` the run resumes from its latest checkpoint there, and leaves `checkpoints/`, `best.safetensors`
+    (by AP) and `predictions.json` (of the last evaluation). Closing the generator saves a checkpoint first.
+    """
+    setup = prepare(config)
+    config, model, optimizer = setup.config, setup.model, setup.optimizer
+    progress = resume(setup, directory) if directory else Progress()
+    evaluation_steps = evaluate_at(setup.num_steps, config.train.evaluations)
+    stream = batches(train_loader(setup, progress.step))
+    started = saved = time.monotonic()
+    earlier = progress.seconds
+    try:
+        while progress.step < setup.num_steps:
+            begin = time.perf_counter()
+            set_lr(optimizer, config.optim, config.schedule, progress.step / setup.num_steps)
+            micro_batches = list(islice(stream, config.train.accumulate))
+            loaded = time.perf_counter()
+            metrics = train_step(setup, progress, micro_batches)
+            metrics["train/data_time"] = loaded - begin
+            metrics["train/step_time"] = time.perf_counter() - begin
+            progress.seconds = earlier + time.monotonic() - started
+            yield record(setup, progress, metrics)
+            evaluated = progress.step in evaluation_steps
+            if evaluated:
+                metrics = evaluate(setup, progress, directory)
+                progress.seconds = earlier + time.monotonic() - started
+            if directory and (evaluated or time.monotonic() - saved > 60 * config.train.checkpoint_minutes):
+                save(setup, progress, directory)
+                saved = time.monotonic()
+            if evaluated:
+                yield record(setup, progress, metrics)
+    except GeneratorExit:
+        if directory:
+            save(setup, progress, directory)
+        raise
+
+
+def train_step(setup: Setup, progress: Progress, micro_batches: list[Batch]) -> dict[str, float]:
+    """One optimiser step over the micro-batches, whose losses add up to that of the whole effective batch."""
+    model, criterion, config = setup.model, setup.criterion, setup.config
+    model.train()
+    targets = [target for batch in micro_batches for target in batch.targets]
+    normalizers = criterion.normalizers(targets, config.model.num_queries)
+    sums: dict[str, torch.Tensor] = {}
+    for batch in micro_batches:
+        batch = batch.to(setup.device)
+        with torch.autocast(setup.device.type, torch.bfloat16, enabled=config.train.precision == "bfloat16"):
+            outputs = model(batch.images, batch.padding_mask)
+        losses = criterion(outputs, batch.targets, normalizers)
+        losses["loss"] = criterion.total(losses)
+        losses["loss"].backward()
+        for key in LOGGED_LOSSES:
+            sums[key] = sums.get(key, 0) + losses[key].detach()
+    metrics = {f"train/{key}": value.item() for key, value in sums.items()}
+    norm = clip_gradients(model, config.optim.clip_norm)
+    if not (torch.isfinite(sums["loss"]) and norm < float("inf")):
+        images = ", ".join(str(t["image_id"]) for t in targets)
+        raise NonFiniteLoss(
+            f"step {progress.step + 1}: the loss is {metrics['train/loss']}, the gradient norm {norm}; images {images}"
+        )
+    setup.optimizer.step()
+    setup.optimizer.zero_grad(set_to_none=True)
+
+    progress.step += 1
+    scale = min(1.0, config.optim.clip_norm / norm) if config.optim.clip_norm and norm > 0 else 1.0
+    progress.clipped += scale < 1
+    progress.scale_sum += scale
+    main, backbone = setup.optimizer.param_groups
+    return metrics | {
+        "train/grad_norm": norm,
+        "train/clip_fraction": progress.clipped / progress.step,
+        "train/clip_scale": progress.scale_sum / progress.step,
+        "train/lr": main["lr"],
+        "train/lr_backbone": backbone["lr"],
+    }
+
+
+def evaluate(setup: Setup, progress: Progress, directory: Path | None) -> dict[str, float]:
+    """Losses and COCO metrics of the validation set; keeps the predictions, and the weights if they are the best."""
+    begin = time.perf_counter()
+    config = setup.config
+    loader = validation_loader(setup.val_set, config.data, config.evaluation)
+    detections, losses = predict_dataset(setup.model, loader, setup.criterion, setup.device)
+    metrics = evaluate_coco(setup.val_set.annotations, detections, config.evaluation.area_limits)
+    if directory:
+        beside = directory / "predictions.json.unfinished"
+        beside.write_text(json.dumps(detections))
+        os.replace(beside, directory / "predictions.json")
+    if metrics["AP"] > progress.best_AP:
+        progress.best_AP = metrics["AP"]
+        if directory:
+            save_weights(directory / "best.safetensors", setup.model)
+    found = {f"val/{key}": value for key, value in metrics.items() if value >= 0}  # -1: nothing of that kind to find
+    lost = {f"val/{key}": losses[key] for key in LOGGED_LOSSES}
+    return lost | found | {"val/seconds": time.perf_counter() - begin}
+
+
+def record(setup: Setup, progress: Progress, metrics: dict[str, float]) -> Record:
+    """The record of the present step."""
+    samples = progress.step * setup.config.train.batch_size * setup.config.train.accumulate
+    epoch = samples / len(setup.train_set)
+    return Record(progress.step, setup.num_steps, epoch, samples, progress.seconds, metrics)
+
+
+def train_loader(setup: Setup, first_step: int) -> DataLoader:
+    """Micro-batches of all steps from `first_step` on, in one go: workers start once."""
+    config = setup.config
+    sampler = StreamSampler(
+        len(setup.train_set),
+        config.train.batch_size,
+        config.train.accumulate,
+        config.seed,
+        first_step,
+        setup.num_steps,
+    )
+    return DataLoader(
+        setup.train_set,
+        batch_sampler=sampler,
+        collate_fn=collate,
+        num_workers=config.data.num_workers,
+        pin_memory=setup.device.type == "cuda",
+        generator=torch.Generator(),  # or starting the workers would draw from the training's random state
+    )
+
+
+def evaluate_at(num_steps: int, evaluations: int) -> set[int]:
+    """Steps after which to evaluate: evenly spaced, the last one always among them."""
+    return {max(1, round(num_steps * i / evaluations)) for i in range(1, evaluations + 1)}
+
+
+def save(setup: Setup, progress: Progress, directory: Path) -> None:
+    """Write a checkpoint of the present step."""
+    progress.rng = {"cpu": torch.get_rng_state()}
+    if setup.device.type == "cuda":
+        progress.rng["cuda"] = torch.cuda.get_rng_state(setup.device)
+    state = {"progress": vars(progress), "optimizer": setup.optimizer.state_dict()}
+    save_checkpoint(directory / "checkpoints", progress.step, setup.model, state)
+
+
+def resume(setup: Setup, directory: Path) -> Progress:
+    """Restore the latest checkpoint in place; a fresh Progress where there is none."""
+    found = checkpoints(directory / "checkpoints")
+    if not found:
+        return Progress()
+    state = load_checkpoint(found[-1], setup.model)
+    setup.optimizer.load_state_dict(state["optimizer"])
+    progress = Progress(**state["progress"])
+    torch.set_rng_state(progress.rng["cpu"])
+    if "cuda" in progress.rng:
+        torch.cuda.set_rng_state(progress.rng["cuda"], setup.device)
+    return progress
+
+
+def choose_device(name: str) -> torch.device:
+    """The named device, or for "auto" the best there is. InputError when it cannot be used."""
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    try:
+        return torch.zeros((), device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(f"train.device={name!r} cannot be used ({str(error).splitlines()[0]})") from None
