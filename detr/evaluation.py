@@ -41,6 +41,8 @@ def evaluate_coco(
     if not isinstance(detections, list):
         detections = json.loads(Path(detections).read_text())
     content = load_annotations(annotations_json)
+    for i, record in enumerate(content["annotations"], start=1):
+        record["id"] = i  # pycocotools takes a match with annotation 0 for no match
     unknown = {d["image_id"] for d in detections} - {image["id"] for image in content["images"]}
     if unknown:
         raise InputError(f"{annotations_json}: detections name the image {min(unknown)}, which is not in the file")

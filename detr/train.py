@@ -16,9 +16,8 @@ from torch.utils.data import DataLoader
 from detr.checkpoint import checkpoints, load_checkpoint, load_official, read_weights, save_checkpoint, save_weights
 from detr.config import RunConfig
 from detr.criterion import SetCriterion
+from detr.data import CocoDetection, open_split
 from detr.data.batch import Batch, StreamSampler, batches, collate
-from detr.data.coco import CocoDetection, open_split
-from detr.data.shapes import write_shapes
 from detr.errors import InputError
 from detr.evaluation import evaluate_coco, predict_dataset, validation_loader
 from detr.models import build_model
@@ -72,8 +71,6 @@ class Setup:
 
 def prepare(config: RunConfig) -> Setup:
     """Open the data, build the model, load its starting weights. InputError when something does not fit."""
-    if config.data.name == "shapes":
-        config = replace(config, data=write_shapes(config.data))
     if config.train.num_threads:
         torch.set_num_threads(config.train.num_threads)
     device = choose_device(config.train.device)

@@ -1,8 +1,12 @@
 """A folder in COCO format as a data set: annotations read and checked once, images decoded on demand."""
 
+import hashlib
 import json
 import math
+import os
 from collections import Counter
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -171,6 +175,25 @@ class CocoDetection(Dataset):
             raise InputError(f"{self.annotations}: image {self.images[index]['id']} leads out of its folder: {name!r}")
         return path
 
+    def verify_images(self) -> Iterator[int]:
+        """Decode every image once and yield how many are done; InputError on the first that cannot be used."""
+
+        def verify(index: int) -> None:
+            record = self.images[index]
+            read_image(self.path(index), (record["height"], record["width"]))
+
+        with ThreadPoolExecutor() as pool:
+            for done, _ in enumerate(pool.map(verify, range(len(self))), start=1):
+                yield done
+
+    def files_fingerprint(self) -> str:
+        """Hash of the annotation file and of the names, sizes and dates of the image files."""
+        digest = hashlib.sha256(self.annotations.read_bytes())
+        for entry in sorted(os.scandir(self.root), key=lambda entry: entry.name):
+            stat = entry.stat()
+            digest.update(f"{entry.name} {stat.st_size} {stat.st_mtime_ns}".encode())
+        return digest.hexdigest()[:16]
+
     def counts(self, index: int) -> dict[str, Tensor]:
         """The target of an image as far as the losses' denominators need it, without reading the image."""
         return {"labels": self.labels[index]}
@@ -191,15 +214,3 @@ class CocoDetection(Dataset):
                 kind = "image ids" if note.startswith("without") else "annotation ids"
                 lines.append(f"  {len(ids)} {'images ' if kind == 'image ids' else ''}{note} ({kind} {shown})")
         return "\n".join(lines)
-
-
-def open_split(config: DataConfig, split: str, seed: int = 0) -> CocoDetection:
-    """The "train" or "val" part of the configured data set; InputError when a folder or file is missing."""
-    root = Path(config.root)
-    if not root.is_dir():
-        raise InputError(f"data.root={config.root}: there is no such folder; give the folder of a COCO-format data set")
-    annotations = root / getattr(config, f"{split}_annotations")
-    images = root / getattr(config, f"{split}_images")
-    if not images.is_dir():
-        raise InputError(f"data.{split}_images={images}: there is no such folder")
-    return CocoDetection(annotations, images, config, train=split == "train", seed=seed)

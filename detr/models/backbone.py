@@ -78,8 +78,7 @@ def _small(config: ModelConfig) -> tuple[nn.Module, int]:
     norm = nn.BatchNorm2d if config.backbone_norm == "batch" else _group_norm
     channels = config.backbone_width
     stages: list[nn.Module] = [
-        nn.Sequential(nn.Conv2d(3, channels, 3, stride=2, padding=1, bias=False), norm(channels), nn.ReLU()),
-        ResidualBlock(channels, channels, stride=1, norm=norm),
+        nn.Sequential(nn.Conv2d(3, channels, 3, stride=2, padding=1, bias=False), norm(channels), nn.ReLU())
     ]
     for _ in range({8: 2, 16: 3}[config.backbone_stride]):
         stages.append(ResidualBlock(channels, 2 * channels, stride=2, norm=norm))

@@ -1,0 +1,97 @@
+"""Hydra at the boundary: choices and overrides in, a checked RunConfig out, every mistake as one clear sentence."""
+
+import re
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra import compose as hydra_compose
+from hydra import initialize_config_dir
+from hydra.core.config_store import ConfigStore
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from detr.config import RunConfig
+from detr.config_io import flatten, from_dict, to_dict
+from detr.errors import InputError
+
+CONF = Path(__file__).parent / "conf"
+GROUPS = ("model", "data", "schedule", "ablation")
+OUTSIDE = ("ablation", "seeds", "horizon", "fresh")  # keys that describe the experiment, not one run
+
+
+def compose(overrides: list[str]) -> dict[str, Any]:
+    """The plain, resolved configuration that these overrides give; InputError on a mistake."""
+    ConfigStore.instance().store("defaults", to_dict(RunConfig()))
+    _check_choices(overrides)
+    try:
+        with initialize_config_dir(str(CONF), version_base="1.3"):
+            return OmegaConf.to_container(hydra_compose("config", overrides), resolve=True)
+    except yaml.YAMLError as error:
+        raise InputError(_yaml_fault(error)) from None
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(_explain(error)) from None
+
+
+def run_config(composed: dict[str, Any], seed: int) -> RunConfig:
+    """The typed settings of one run."""
+    values = {k: v for k, v in composed.items() if k not in OUTSIDE} | {"seed": seed}
+    values["schedule"]["horizon"] = str(values["schedule"]["horizon"])  # "5" comes as a number, and lacks its unit
+    return from_dict(RunConfig, values)
+
+
+def options(group: str) -> list[str]:
+    """Names of the files of a group."""
+    return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+
+
+def describe() -> str:
+    """The choices of every group with the question in their file's head, and all settings with their defaults."""
+    lines = []
+    for group in GROUPS:
+        lines.append(f"{group}=")
+        for name in options(group):
+            comments = [x[2:] for x in (CONF / group / f"{name}.yaml").read_text().splitlines() if x.startswith("# ")]
+            about = next((text for text in comments if not text.startswith("@package")), "")
+            lines.append(f"  {name:18} {about}")
+    lines += ["", 'seeds=[0]  horizon="600 steps"  fresh=false', "", "settings and the defaults of the paper:"]
+    lines += [f"  {key}={value}" for key, value in flatten(to_dict(RunConfig())).items() if key != "schedule.horizon"]
+    return "\n".join(lines)
+
+
+def override_key(override: str) -> str:
+    """The setting or group that an override names."""
+    return override.split("=", 1)[0].lstrip("+~")
+
+
+def _check_choices(overrides: list[str]) -> None:
+    """An unknown choice of a group is answered with the valid ones."""
+    for override in overrides:
+        key, separator, value = override.partition("=")
+        if not separator:
+            raise InputError(f"{override!r} is not an override; write setting=value, as in ablation=lr_clip")
+        if key in GROUPS and value not in options(key):
+            close = get_close_matches(value, options(key), n=1)
+            hint = f"did you mean {close[0]}? " if close else ""
+            raise InputError(f"{override}: unknown {key}; {hint}There are {', '.join(options(key))} ({CONF / key})")
+
+
+def _yaml_fault(error: yaml.YAMLError) -> str:
+    mark = getattr(error, "problem_mark", None)
+    if mark is None:
+        return f"a configuration file is not valid YAML ({error})"
+    return f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}: not valid YAML ({error.problem})"
+
+
+def _explain(error: Exception) -> str:
+    """Hydra's first sentence, with the nearest known setting where one was misspelt."""
+    text = str(error).splitlines()[0]
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown:
+        known = [*flatten(to_dict(RunConfig())), *GROUPS, *OUTSIDE]
+        close = get_close_matches(unknown[1], known, n=1, cutoff=0.5)
+        hint = f"did you mean {close[0]}? " if close else ""
+        return f"{unknown[1]}: unknown setting; {hint}`python experiments/run.py --help` lists them"
+    return text

@@ -1,0 +1,238 @@
+"""Paired bootstrap of COCO AP over validation images: exact, and without evaluating again.
+
+A bootstrap sample of images is a reweighting of them. COCOeval therefore matches each arm's detections once (`match`),
+and a replicate only accumulates again (`weighted_ap`), an image that was drawn three times counting three times.
+"""
+
+import contextlib
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from scipy import sparse
+
+Annotations = dict | str | Path
+Detections = list[dict] | str | Path  # a COCO results list, or the JSON file of one
+
+METRICS = ("AP", "AP50", "AP75", "APS", "APM", "APL")
+AREA_LIMITS = (1024, 9216)  # pixels: COCO's small | medium | large
+MAX_DETECTIONS = 100  # per image and class, as in the COCO metrics
+RECALL_THRESHOLDS = np.linspace(0, 1, 101)  # COCOeval's, to the last bit: 0.01 * r is not always r / 100
+CHUNK = 64  # replicates at once: a class's arrays stay in a core's cache
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The true positives of one class at one IoU threshold, best score first, ties in COCOeval's order.
+
+    Precision and recall can rise only at these J detections, so the 101-point interpolation needs no others.
+    """
+
+    image: np.ndarray  # [J] int: index of the image that each true positive lies in
+    counted: sparse.csr_array  # [J, N]: detections of image n that count, after true positive j - 1 up to and with j
+
+
+@dataclass(frozen=True)
+class MatchTable:
+    """The detections of one arm matched to the ground truth: all that AP needs to know under any weights of images."""
+
+    image_ids: tuple[int, ...]  # N, ascending
+    classes: tuple[str, ...]  # K names, by ascending category id
+    truth: sparse.csr_array  # [K, N]: ground truths that count: neither crowd nor outside the area range
+    curves: tuple[tuple[Curve, ...], ...]  # [K][T]
+
+
+def match(
+    annotations: Annotations,
+    detections: Detections,
+    *,
+    metric: str = "AP",
+    area_limits: tuple[float, float] = AREA_LIMITS,
+) -> MatchTable:
+    """Match detections to ground truth with COCOeval.evaluate at the IoU thresholds and the area range of `metric`.
+
+    `area_limits` are the pixel areas that separate small from medium and medium from large objects. Annotations may
+    lack `iscrowd` (0) and `area` (width times height). ValueError for an unknown metric or image.
+    """
+    truth = _read(annotations)
+    evaluator = _evaluate(truth, _read(detections), metric, area_limits)
+    names = {category["id"]: category["name"] for category in truth["categories"]}
+    num_images = len(evaluator.params.imgIds)
+    # evalImgs is flat over (class, the one area range, image); None where a class has neither truth nor detection
+    rows = [evaluator.evalImgs[k * num_images : (k + 1) * num_images] for k in range(len(evaluator.params.catIds))]
+    counts = [[0 if one is None else np.count_nonzero(one["gtIgnore"] == 0) for one in row] for row in rows]
+    return MatchTable(
+        image_ids=tuple(int(image) for image in evaluator.params.imgIds),
+        classes=tuple(names[category] for category in evaluator.params.catIds),
+        truth=sparse.csr_array(np.array(counts, dtype=np.float64).reshape(len(rows), num_images)),
+        curves=tuple(_curves(row, len(evaluator.params.iouThrs)) for row in rows),
+    )
+
+
+def class_ap(table: MatchTable, weights: np.ndarray) -> np.ndarray:
+    """AP per class [B, K] for B weightings of the images.
+
+    weights: [B, N] non-negative integers, how often each image was drawn. NaN for a class that has no ground truth in
+    the images drawn. The mean is over the table's IoU thresholds; weights of 1 give COCOeval's values.
+    """
+    # No count exceeds this, and float32 holds integers up to 2**24 exactly at half the memory traffic.
+    most = MAX_DETECTIONS * weights.sum(axis=1).max(initial=0)
+    drawn = np.ascontiguousarray(weights.T, dtype=np.float32 if most < 2**24 else np.float64)  # [N, B]
+    truth = table.truth @ drawn.astype(np.float64)  # [K, B]
+    ap = np.full(truth.shape, np.nan)
+    for k in truth.any(axis=1).nonzero()[0]:
+        at_threshold = [_interpolated(curve, drawn, truth[k]) for curve in table.curves[k]]
+        ap[k] = np.where(truth[k] > 0, np.mean(at_threshold, axis=0), np.nan)
+    return ap.T
+
+
+def weighted_ap(table: MatchTable, weights: np.ndarray) -> np.ndarray:
+    """AP [B] for weights [B, N] as in `class_ap`: the mean over classes with ground truth, NaN if there is none."""
+    by_class = class_ap(table, weights)
+    defined = np.count_nonzero(~np.isnan(by_class), axis=1)
+    return np.divide(np.nansum(by_class, axis=1), defined, out=np.full(len(by_class), np.nan), where=defined > 0)
+
+
+def ap(
+    annotations: Annotations,
+    detections: Detections,
+    *,
+    metric: str = "AP",
+    area_limits: tuple[float, float] = AREA_LIMITS,
+) -> float:
+    """COCOeval's value of the metric (0..1) by the path that the bootstrap takes; arguments as in `match`."""
+    table = match(annotations, detections, metric=metric, area_limits=area_limits)
+    return float(weighted_ap(table, np.ones((1, len(table.image_ids)), dtype=int))[0])
+
+
+def image_weights(rng: np.random.Generator, num_images: int, replicates: int) -> np.ndarray:
+    """How often each image is drawn, [B, N]: multinomial(N, 1/N) by counting draws, six times as fast as NumPy's."""
+    draws = rng.integers(num_images, size=(replicates, num_images)) + num_images * np.arange(replicates)[:, None]
+    return np.bincount(draws.ravel(), minlength=replicates * num_images).reshape(replicates, num_images)
+
+
+def bootstrap_ap(
+    annotations_json: Annotations,
+    detections: Mapping[str, Detections | Sequence[Detections]],
+    replicates: int,
+    seed: int,
+    *,
+    metric: str = "AP",
+    area_limits: tuple[float, float] = AREA_LIMITS,
+    resample_seeds: bool = True,
+) -> pd.DataFrame:
+    """Bootstrap AP (0..1): one column an arm, one row a replicate, paired: a row weighs images alike for every arm.
+
+    An arm's detections are a results list or a path. A list of those is one entry a seed, for the hierarchical
+    bootstrap: a replicate draws seeds inside the arm with replacement, independently of other arms, then images, and
+    is the mean over the seeds drawn. Resampling S seeds shows only (S - 1) / S of their variance, so claims about
+    seeds belong to `effects.paired_difference`; `resample_seeds=False` keeps every seed, leaving the images' variance.
+    """
+    if replicates < 1:
+        raise ValueError(f"replicates={replicates}: at least 1 is needed")
+    truth = _read(annotations_json)
+    # Streams of their own: an arm added at the end changes no other arm's values.
+    images, *arms = np.random.SeedSequence(seed).spawn(1 + len(detections))
+    columns = {}
+    for (arm, given), stream in zip(detections.items(), arms, strict=True):
+        tables = (match(truth, one, metric=metric, area_limits=area_limits) for one in _per_seed(given))
+        values = np.stack([_replicate(table, replicates, np.random.default_rng(images)) for table in tables])  # [S, B]
+        shares = np.full(len(values), 1 / len(values))
+        draws = np.random.default_rng(stream).multinomial(len(values), shares, size=replicates).T / len(values)
+        columns[arm] = ((draws if resample_seeds else shares[:, None]) * values).sum(axis=0)
+    return pd.DataFrame(columns)
+
+
+def _replicate(table: MatchTable, replicates: int, rng: np.random.Generator) -> np.ndarray:
+    """Bootstrap AP [B] in chunks; the same generator state gives the same weights whatever the table holds."""
+    sizes = [min(CHUNK, replicates - start) for start in range(0, replicates, CHUNK)]
+    return np.concatenate([weighted_ap(table, image_weights(rng, len(table.image_ids), size)) for size in sizes])
+
+
+def _interpolated(curve: Curve, drawn: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """101-point interpolated AP [B] of one class at one IoU threshold; drawn [N, B], truth [B] ground truths drawn.
+
+    The precision at a recall threshold is the envelope at the first detection that reaches it. Summing over
+    detections, each envelope value counts as often as it is the first to reach a threshold. A true positive of weight
+    0 reaches none and lies below the one before it, so it changes nothing.
+    """
+    if not len(curve.image):
+        return np.zeros(len(truth))
+    tp = np.cumsum(drawn[curve.image], axis=0)  # (J, B)
+    seen = np.cumsum(curve.counted @ drawn, axis=0)  # (J, B)
+    precision = tp / np.maximum(seen, 1)  # seen is 0 only where tp is
+    envelope = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
+    recall = tp / np.maximum(truth, 1.0)  # float64 as in COCOeval: at equality the last bit decides
+    nearest = np.rint(100 * recall).astype(np.intp)
+    reached = nearest + (RECALL_THRESHOLDS[nearest] <= recall)  # number of thresholds at or below the recall
+    return (envelope * np.diff(reached, axis=0, prepend=0)).sum(axis=0) / len(RECALL_THRESHOLDS)
+
+
+def _curves(evaluated: list[dict | None], num_thresholds: int) -> tuple[Curve, ...]:
+    """The curve of one class at each IoU threshold, from COCOeval's result for each of the N images in order."""
+    present = [(n, one) for n, one in enumerate(evaluated) if one is not None]
+    image = np.repeat([n for n, _ in present], [len(one["dtScores"]) for _, one in present]).astype(np.intp)
+    scores = np.concatenate([np.zeros(0), *(one["dtScores"] for _, one in present)])
+    none = np.zeros((num_thresholds, 0), dtype=bool)
+    matched = np.concatenate([none, *(one["dtMatches"] > 0 for _, one in present)], axis=1)  # (T, D)
+    counted = np.concatenate([none, *(~one["dtIgnore"] for _, one in present)], axis=1)
+    order = np.argsort(-scores, kind="mergesort")  # stable, as in COCOeval: ties stay in the order of the images
+    image, matched, counted = image[order], matched[:, order], counted[:, order]
+    return tuple(_curve(image, c, m & c, len(evaluated)) for m, c in zip(matched, counted, strict=True))
+
+
+def _curve(image: np.ndarray, counted: np.ndarray, hit: np.ndarray, num_images: int) -> Curve:
+    """One curve from the sorted detections: image index, counted and true positive, each [D]."""
+    ends = np.concatenate([[0], np.cumsum(counted)[hit]])  # (J + 1)
+    columns = image[counted][: ends[-1]]
+    steps = sparse.csr_array((np.ones(len(columns), np.float32), columns, ends), shape=(len(ends) - 1, num_images))
+    return Curve(image[hit], steps)
+
+
+def _evaluate(truth: dict, detections: list[dict], metric: str, area_limits: tuple[float, float]) -> COCOeval:
+    """Run COCOeval.evaluate for the one area range and the IoU thresholds that `metric` needs."""
+    if metric not in METRICS:
+        raise ValueError(f"metric={metric!r}: choose one of {', '.join(METRICS)}")
+    images = {image["id"] for image in truth["images"]}
+    for detection in detections:
+        if detection["image_id"] not in images:
+            raise ValueError(f"a detection is for image {detection['image_id']}, which the annotations do not have")
+    small, large = area_limits
+    areas = {"APS": [0, small], "APM": [small, large], "APL": [large, 1e10]}
+    found = [{key: one[key] for key in ("image_id", "category_id", "bbox", "score")} for one in detections]
+    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress with print
+        evaluator = COCOeval(index_boxes(truth, truth["annotations"]), index_boxes(truth, found), "bbox")
+        if metric in ("AP50", "AP75"):
+            evaluator.params.iouThrs = np.array([float(metric[2:]) / 100])
+        evaluator.params.areaRng = [areas.get(metric, [0, 1e10])]
+        evaluator.params.maxDets = [MAX_DETECTIONS]
+        evaluator.evaluate()
+    return evaluator
+
+
+def index_boxes(truth: dict, boxes: list[dict]) -> COCO:
+    """Index boxes by image and class, on copies since COCOeval writes to them.
+
+    Ids are given anew: pycocotools reads a match with annotation 0 as no match.
+    """
+    coco = COCO()
+    filled = [{"iscrowd": 0, "area": box["bbox"][2] * box["bbox"][3], **box, "id": n} for n, box in enumerate(boxes, 1)]
+    coco.dataset = {"images": truth["images"], "categories": truth["categories"], "annotations": filled}
+    coco.createIndex()
+    return coco
+
+
+def _read(given: dict | list | str | Path) -> dict | list:
+    return json.loads(Path(given).read_text()) if isinstance(given, str | Path) else given
+
+
+def _per_seed(given: Detections | Sequence[Detections]) -> Sequence[Detections]:
+    """The detections of each seed; a path or a list of dicts is those of the only one, an empty list finds nothing."""
+    one_seed = isinstance(given, str | Path) or not given or isinstance(given[0], dict)
+    return [given] if one_seed else given

@@ -1,0 +1,162 @@
+"""The only module that writes to MLflow, and the names of what it writes.
+
+Everything comes from run directories and can be sent again: what MLflow has already is not sent twice.
+"""
+
+import contextlib
+import logging
+import platform
+import subprocess
+import time
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow import MlflowClient
+from mlflow.entities import Metric, Param, RunStatus, RunTag
+from mlflow.exceptions import MlflowException
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
+
+from experiments.store import ROOT, Store, initialise
+
+log = logging.getLogger(__name__)
+
+# tags
+ABLATION, ARM, SEED, STATE, ERROR = "detr.ablation", "detr.arm", "detr.seed", "detr.state", "detr.error"
+SEEDS, FINGERPRINT, RUN_DIRECTORY = "detr.seeds", "detr.data_fingerprint", "detr.run_directory"
+# metrics beside those that detr.train names
+STEP, EPOCH, SAMPLES, SECONDS = "progress/step", "progress/epoch", "progress/samples", "progress/seconds"
+# artifacts
+RECORDS, PREDICTIONS, SAMPLES_PICTURE, CONFIG = "records.jsonl", "predictions.json", "samples.png", "config.json"
+DESIGN, ANNOTATIONS, FAILURE = "ablation.json", "annotations_val.json", "error.txt"  # the first two at the parent
+REPORT = "report"
+
+STATUS = {
+    "running": RunStatus.RUNNING,
+    "finished": RunStatus.FINISHED,
+    "failed": RunStatus.FAILED,
+    "stopped": RunStatus.KILLED,
+}
+BATCH = 1000  # metrics, MLflow's limit of one call
+
+
+class Tracker:
+    """The MLflow side of one ablation: its parent run and a child for every run."""
+
+    def __init__(self, store: Store) -> None:
+        initialise(store)
+        self.store = store
+        self.client = MlflowClient(store.tracking_uri)
+        mlflow.set_tracking_uri(store.tracking_uri)  # the system metrics monitor takes no client
+
+    def experiment(self, name: str) -> str:
+        """Id of the experiment, created on first use."""
+        found = self.client.get_experiment_by_name(name)
+        if found:
+            return found.experiment_id
+        location = None
+        if self.store.database:
+            Path(self.store.artifact_root).mkdir(parents=True, exist_ok=True)
+            location = Path(self.store.artifact_root).as_uri()
+        try:
+            return self.client.create_experiment(name, artifact_location=location)
+        except MlflowException:  # another process was faster
+            return self.client.get_experiment_by_name(name).experiment_id
+
+    def open(self, run_id: str | None, name: str, tags: dict[str, str], parent: str | None = None) -> str:
+        """The run with this id if MLflow still has it, else a new one; its id."""
+        if run_id:
+            with contextlib.suppress(MlflowException):
+                self.client.get_run(run_id)
+                return run_id
+        tags = tags | environment_tags() | {MLFLOW_RUN_NAME: name}
+        if parent:
+            tags[MLFLOW_PARENT_RUN_ID] = parent
+        return self.client.create_run(self.experiment(self.store.ablations), run_name=name, tags=tags).info.run_id
+
+    def log_params(self, run_id: str, params: dict[str, Any]) -> None:
+        """Log flattened settings; MLflow never changes a parameter, so a second call must bring the same."""
+        entries = [Param(key, str(value)) for key, value in params.items()]
+        for i in range(0, len(entries), 100):
+            self.client.log_batch(run_id, params=entries[i : i + 100])
+
+    def set_tags(self, run_id: str, tags: dict[str, str]) -> None:
+        """Set or change tags."""
+        self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
+
+    def note(self, run_id: str, text: str) -> None:
+        """The description that MLflow's UI shows."""
+        self.set_tags(run_id, {MLFLOW_RUN_NOTE: text})
+
+    def close(self, run_id: str, state: str, error: str = "") -> None:
+        """Set the run's state: running, finished, failed or stopped."""
+        self.set_tags(run_id, {STATE: state, ERROR: error[:5000]})
+        status = RunStatus.to_string(STATUS[state])
+        if state == "running":
+            self.client.update_run(run_id, status=status)
+        else:
+            self.client.set_terminated(run_id, status)
+
+    def log_file(self, run_id: str, path: Path, folder: str | None = None) -> None:
+        """Upload a file if it exists."""
+        if path.is_file():
+            self.client.log_artifact(run_id, str(path), folder)
+
+    @contextlib.contextmanager
+    def system_metrics(self, run_id: str) -> Iterator[None]:
+        """Record CPU, memory, disk and GPU use while the block runs."""
+        monitor = SystemMetricsMonitor(run_id, sampling_interval=10, resume_logging=True)
+        monitor.start()
+        try:
+            yield
+        finally:
+            monitor.finish()
+
+
+class MetricStream:
+    """Sends the records of one run to MLflow, each (key, step) once, a batch at a time."""
+
+    def __init__(self, tracker: Tracker, run_id: str) -> None:
+        self.tracker, self.run_id = tracker, run_id
+        self.sent = 0  # lines of records.jsonl
+        self.known: dict[str, int] = {}  # key -> last step that MLflow had before this stream
+        for key in tracker.client.get_run(run_id).data.metrics:
+            if not key.startswith("system/"):
+                history = tracker.client.get_metric_history(run_id, key)
+                self.known[key] = max(point.step for point in history)
+
+    def send(self, records: list[dict[str, Any]]) -> None:
+        """Send records that follow those sent before."""
+        points = [point for record in records for point in self._points(record)]
+        for i in range(0, len(points), BATCH):
+            self.tracker.client.log_batch(self.run_id, metrics=points[i : i + BATCH])
+        self.sent += len(records)
+
+    def _points(self, record: dict[str, Any]) -> Iterator[Metric]:
+        step, now = record["step"], int(time.time() * 1000)
+        values = record["metrics"]
+        if any(key.startswith("train/") for key in values):  # an evaluation shares its step with a training record
+            values = values | {STEP: step, EPOCH: record["epoch"], SAMPLES: record["samples"], SECONDS: record["seconds"]}
+        for key, value in values.items():
+            if step > self.known.get(key, -1):
+                yield Metric(metric_name(key), value, now, step)
+
+
+def metric_name(key: str) -> str:
+    """A class may be called anything; MLflow allows letters, digits and _ - . / : and space."""
+    return "".join(c if c.isalnum() and c.isascii() or c in "_-./: " else "_" for c in key)
+
+
+def environment_tags() -> dict[str, str]:
+    """Git commit, machine and versions."""
+    tags = {f"version.{name}": version(name) for name in ("torch", "torchvision", "mlflow", "numpy", "pycocotools")}
+    tags |= {"version.python": platform.python_version(), "machine": platform.node()}
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):  # no git, or no repository: an unpacked archive
+        options = {"cwd": ROOT, "capture_output": True, "text": True, "check": True}
+        tags[MLFLOW_GIT_COMMIT] = subprocess.run(["git", "rev-parse", "HEAD"], **options).stdout.strip()
+        changed = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], **options).stdout.strip()
+        tags["git.uncommitted_changes"] = str(bool(changed)).lower()
+    return tags
