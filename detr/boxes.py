@@ -22,6 +22,7 @@ def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
     torchvision's pairwise function takes two flat lists; this one serves pairs and whole cost matrices of all decoder
     layers alike. Two boxes without area give 0 / 0 there; here their IoU is 0.
     """
+    a, b = (boxes if boxes.is_floating_point() else boxes.float() for boxes in (a, b))
     area_a, area_b = (b_[..., 2:] - b_[..., :2] for b_ in (a, b))
     area_a, area_b = area_a.prod(-1), area_b.prod(-1)
     overlap = (torch.minimum(a[..., 2:], b[..., 2:]) - torch.maximum(a[..., :2], b[..., :2])).clamp(min=0).prod(-1)

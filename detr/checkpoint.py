@@ -61,7 +61,7 @@ def save_weights(path: Path, model: nn.Module) -> None:
 
 
 def read_weights(path: Path | str) -> dict[str, Tensor]:
-    """A state dict from a safetensors file, or from a torch file in the official format (a dict with "model").
+    """The state dict of a safetensors file, or of a torch file that holds it alone or, as official ones, under "model".
 
     Torch files are read without unpickling anything but tensors and the argparse.Namespace of self-saved checkpoints.
     """
@@ -78,7 +78,10 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
     except Exception as error:
         # pickle.UnpicklingError and whatever a crafted file provokes in the restricted unpickler
         raise InputError(f"{path}: not a checkpoint of tensors alone ({type(error).__name__})") from None
-    return content
+    state = content.get("model", content) if isinstance(content, dict) else None
+    if not (isinstance(state, dict) and state and all(isinstance(x, Tensor) for x in state.values())):
+        raise InputError(f"{path}: holds no state dict, neither by itself nor under the key 'model'")
+    return state
 
 
 def load_official(model: nn.Module, state_dict: dict[str, Any]) -> list[str]:
@@ -105,8 +108,10 @@ def load_official(model: nn.Module, state_dict: dict[str, Any]) -> list[str]:
             )
     model.load_state_dict({name: own[name] if name in fresh else state[name] for name in own})
     if fresh:
-        rows = state["class_embed.weight"].shape[0] - 1
-        log.warning("the checkpoint's class head is for %d classes, the model has %d: left fresh", rows, model.num_classes)
+        found = state["class_embed.weight"].shape[0] - 1
+        log.warning(
+            "the checkpoint's class head is for %d classes and the model's for %d: left fresh", found, model.num_classes
+        )
     return fresh
 
 

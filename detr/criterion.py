@@ -44,7 +44,8 @@ class SetCriterion(nn.Module):
         empty = len(targets) * num_queries - matched
         return Normalizers(
             num_boxes=max(float(sum(sizes)), 1.0),
-            class_weight=matched + empty * self.config.no_object_weight,
+            # 0 where nothing has a weight: no object, and no_object_weight=0
+            class_weight=matched + empty * self.config.no_object_weight or 1.0,
             num_matched=float(matched),
             num_images=float(len(targets)),
         )

@@ -11,11 +11,12 @@ from detr.schedule import lr_factor
 def build_optimizer(model: nn.Module, lr: float, backbone_lr: float, weight_decay: float) -> AdamW:
     """Two groups, named "main" and "backbone"; weight decay on every parameter, norms and biases included.
 
-    `backbone_lr` of 0 freezes the backbone: its parameters get no gradient and do not count in the clipped norm.
+    `backbone_lr` of 0 freezes the backbone network: its parameters get no gradient and leave the clipped norm.
+    Learned positions belong to the backbone's group, as in the official code, but are not frozen with it.
     """
     groups: dict[str, list[nn.Parameter]] = {"main": [], "backbone": []}
     for name, parameter in model.named_parameters():
-        if name.startswith("backbone.") and backbone_lr == 0:
+        if name.startswith("backbone.0.") and backbone_lr == 0:
             parameter.requires_grad_(False)
         if parameter.requires_grad:
             groups["backbone" if name.startswith("backbone.") else "main"].append(parameter)

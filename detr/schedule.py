@@ -48,7 +48,7 @@ def parse_horizon(text: str) -> Horizon:
     if str(text).strip() == "full":
         return Horizon(1.0, "full")
     match = re.fullmatch(r"\s*(\d+(?:\.\d+)?(?:e\d+)?)\s*(epochs?|steps?|samples?|%)\s*", str(text))
-    if not match or float(match[1]) <= 0:
+    if not match or not 0 < float(match[1]) < math.inf:
         raise InputError(
             f'horizon={text!r}: give a positive length with its unit, as in "600 steps", "25 epochs", '
             '"36000 samples", "5 %", or "full"'

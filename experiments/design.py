@@ -4,6 +4,7 @@ import hashlib
 import itertools
 import json
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from detr.config import RunConfig
@@ -25,10 +26,6 @@ class Arm:
     levels: dict[str, str]  # factor -> level
     config: RunConfig  # with seed 0
 
-    def with_seed(self, seed: int) -> RunConfig:
-        """The configuration of the arm's run with this seed."""
-        return replace(self.config, seed=seed)
-
 
 @dataclass(frozen=True)
 class Ablation:
@@ -42,13 +39,48 @@ class Ablation:
     horizon: str
     seeds: list[int]
     arms: list[Arm]
-    fresh: bool
+    fresh: bool  # start anew beside what is there
+    workers: int | None  # runs at the same time; None: what the machine takes
 
     @property
     def identity(self) -> str:
         """Hash of all that the arms compute, data included; seeds may be added later without changing it."""
-        content = [[arm.name, identity(arm.config)] for arm in self.arms]
-        return _digest(content)
+        return _digest([[arm.name, identity(arm.config)] for arm in self.arms])
+
+    def describe(self) -> dict[str, Any]:
+        """The design as plain values, for the readers of results."""
+        arms = {arm.name: arm.levels for arm in self.arms}
+        return {key: getattr(self, key) for key in ("name", "question", "design", "factors", "baseline", "horizon")} | {
+            "arms": arms
+        }
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One arm with one seed."""
+
+    name: str  # "recipe=official,clip=0.1,seed=0"
+    arm: str
+    levels: dict[str, str]
+    config: RunConfig
+    fingerprint: str  # of the data
+    directory: Path
+
+
+def expand(ablation: Ablation, folder: Path) -> list[Run]:
+    """All runs, every arm with the first seed before any with the second: what is done first can be compared."""
+    return [
+        Run(
+            name=f"{arm.name},seed={seed}",
+            arm=arm.name,
+            levels=arm.levels,
+            config=replace(arm.config, seed=seed),
+            fingerprint=data_fingerprint(arm.config),
+            directory=folder / arm.name / f"seed-{seed}",
+        )
+        for seed in ablation.seeds
+        for arm in ablation.arms
+    ]
 
 
 def identity(config: RunConfig) -> dict[str, Any]:
@@ -100,7 +132,8 @@ def plan(overrides: list[str]) -> Ablation:
         horizon=str(base["horizon"]),
         seeds=seeds,
         arms=arms,
-        fresh=bool(base["fresh"]),
+        fresh=base["fresh"],
+        workers=_workers(base["workers"]),
     )
 
 
@@ -149,6 +182,12 @@ def _seeds(value: Any) -> list[int]:
         raise InputError(f"seeds={value!r}: give a list of integers from 0 on, as in seeds=[0,1,2]")
     if len(set(value)) < len(value):
         raise InputError(f"seeds={value!r}: a seed stands twice; a repeated seed is not a second sample")
+    return value
+
+
+def _workers(value: Any) -> int | None:
+    if value is not None and (type(value) is not int or value < 1):
+        raise InputError(f"workers={value!r}: give the number of runs at the same time, at least 1, or null")
     return value
 
 

@@ -32,7 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
     from experiments.store import StoreError
 
     try:
-        return launch(overrides, Console())
+        console = Console(highlight=False, soft_wrap=False)
+        return launch(overrides, console)
     except (InputError, StoreError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,23 +1,25 @@
 """Run directories: the run's own truth, from which MLflow gets the same.
 
+    run.json            name, arm, levels of the factors, data fingerprint, MLflow parent
     config.json         the resolved configuration
     status.json         state (planned, running, finished, failed, stopped), error, MLflow run id
     records.jsonl       one line per record of training
-    checkpoints/  best.safetensors  predictions.json  samples.png
+    checkpoints/  best.safetensors  predictions.json  samples.png  worker.log  error.txt
 """
 
 import json
 import os
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from detr.config import RunConfig
-from detr.config_io import to_dict
+from detr.config_io import from_dict, to_dict
 from detr.train import Record
+from experiments.design import Run
+from experiments.tracking import CONFIG, RECORDS
 
-RECORDS, STATUS, CONFIG = "records.jsonl", "status.json", "config.json"
+STATUS, ABOUT = "status.json", "run.json"
 
 
 class RunDirectory:
@@ -27,11 +29,23 @@ class RunDirectory:
         self.path = path
 
     @classmethod
-    def create(cls, path: Path, config: RunConfig) -> "RunDirectory":
-        """Make the folder and store the configuration; what is there already stays."""
-        path.mkdir(parents=True, exist_ok=True)
-        write_json(path / CONFIG, to_dict(config))
-        return cls(path)
+    def create(cls, run: Run, parent: str) -> "RunDirectory":
+        """Make the folder and store what the run is; records and checkpoints that are there stay."""
+        run.directory.mkdir(parents=True, exist_ok=True)
+        write_json(run.directory / CONFIG, to_dict(run.config))
+        about = {"name": run.name, "arm": run.arm, "levels": run.levels, "fingerprint": run.fingerprint}
+        write_json(run.directory / ABOUT, about | {"parent": parent})
+        return cls(run.directory)
+
+    @property
+    def config(self) -> RunConfig:
+        """The run's settings."""
+        return from_dict(RunConfig, json.loads((self.path / CONFIG).read_text()))
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """Content of run.json."""
+        return json.loads((self.path / ABOUT).read_text())
 
     @property
     def status(self) -> dict[str, Any]:
@@ -47,7 +61,7 @@ class RunDirectory:
 
     def rewind(self, step: int) -> None:
         """Drop records after `step`, the step of the checkpoint that training resumes from: they will come again."""
-        kept = [line for line in self._lines() if json.loads(line)["step"] <= step]
+        kept = [json.dumps(record) + "\n" for record in self.tail()[0] if record["step"] <= step]
         beside = self.path / f"{RECORDS}.unfinished"
         beside.write_text("".join(kept))
         beside.replace(self.path / RECORDS)
@@ -57,15 +71,16 @@ class RunDirectory:
         with (self.path / RECORDS).open("a") as file:
             file.write(json.dumps(asdict(record)) + "\n")
 
-    def records(self, first: int = 0) -> list[dict[str, Any]]:
-        """Records from the `first` line on."""
-        return [json.loads(line) for i, line in enumerate(self._lines()) if i >= first]
-
-    def _lines(self) -> Iterator[str]:
-        """Complete lines; a kill may have left half of the last one."""
-        if (self.path / RECORDS).exists():
-            with (self.path / RECORDS).open() as file:
-                yield from (line for line in file if line.endswith("\n"))
+    def tail(self, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
+        """Records from the byte `offset` on, and the offset behind them; half a line that a kill left is not read."""
+        try:
+            with (self.path / RECORDS).open("rb") as file:
+                file.seek(offset)
+                complete = file.read().rpartition(b"\n")[0]
+        except FileNotFoundError:
+            return [], offset
+        lines = complete.splitlines()
+        return [json.loads(line) for line in lines], offset + len(complete) + bool(lines)
 
 
 def write_json(path: Path, content: Any) -> None:

@@ -1,5 +1,6 @@
 """Where results are: mlflow.yaml, read the same way by the writer, the readers and the UI command."""
 
+import logging
 import os
 import sqlite3
 import sys
@@ -78,6 +79,7 @@ def initialise(store: Store) -> None:
         if not store.database.exists():
             from mlflow import MlflowClient  # takes a second, and only the first use needs it
 
+            logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of every table that it makes
             beside = store.database.with_suffix(".unfinished")  # a killed set-up leaves no half-made database
             beside.unlink(missing_ok=True)
             MlflowClient(f"{SQLITE}{beside}").search_experiments(max_results=1)

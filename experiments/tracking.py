@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mlflow
 from mlflow import MlflowClient
@@ -22,7 +22,10 @@ from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID, ML
 
 from experiments.store import ROOT, Store, initialise
 
-log = logging.getLogger(__name__)
+if TYPE_CHECKING:
+    from experiments.rundir import RunDirectory
+
+logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of every table and monitor it sets up
 
 # tags
 ABLATION, ARM, SEED, STATE, ERROR = "detr.ablation", "detr.arm", "detr.seed", "detr.state", "detr.error"
@@ -32,7 +35,7 @@ STEP, EPOCH, SAMPLES, SECONDS = "progress/step", "progress/epoch", "progress/sam
 # artifacts
 RECORDS, PREDICTIONS, SAMPLES_PICTURE, CONFIG = "records.jsonl", "predictions.json", "samples.png", "config.json"
 DESIGN, ANNOTATIONS, FAILURE = "ablation.json", "annotations_val.json", "error.txt"  # the first two at the parent
-REPORT = "report"
+REPORT, CHECKPOINTS = "report", "checkpoints"  # folders
 
 STATUS = {
     "running": RunStatus.RUNNING,
@@ -117,23 +120,24 @@ class Tracker:
 
 
 class MetricStream:
-    """Sends the records of one run to MLflow, each (key, step) once, a batch at a time."""
+    """Sends the records of one run directory to MLflow, each (key, step) once."""
 
-    def __init__(self, tracker: Tracker, run_id: str) -> None:
-        self.tracker, self.run_id = tracker, run_id
-        self.sent = 0  # lines of records.jsonl
+    def __init__(self, tracker: Tracker, run_id: str, directory: "RunDirectory") -> None:
+        self.tracker, self.run_id, self.directory = tracker, run_id, directory
+        self.offset = 0  # bytes of the records that were sent
         self.known: dict[str, int] = {}  # key -> last step that MLflow had before this stream
         for key in tracker.client.get_run(run_id).data.metrics:
             if not key.startswith("system/"):
                 history = tracker.client.get_metric_history(run_id, key)
                 self.known[key] = max(point.step for point in history)
 
-    def send(self, records: list[dict[str, Any]]) -> None:
-        """Send records that follow those sent before."""
+    def send(self) -> None:
+        """Send the records that came since the last call."""
+        records, offset = self.directory.tail(self.offset)
         points = [point for record in records for point in self._points(record)]
         for i in range(0, len(points), BATCH):
             self.tracker.client.log_batch(self.run_id, metrics=points[i : i + BATCH])
-        self.sent += len(records)
+        self.offset = offset
 
     def _points(self, record: dict[str, Any]) -> Iterator[Metric]:
         step, now = record["step"], int(time.time() * 1000)
@@ -141,7 +145,7 @@ class MetricStream:
         if any(key.startswith("train/") for key in values):  # an evaluation shares its step with a training record
             values = values | {STEP: step, EPOCH: record["epoch"], SAMPLES: record["samples"], SECONDS: record["seconds"]}
         for key, value in values.items():
-            if step > self.known.get(key, -1):
+            if step > self.known.get(metric_name(key), -1):
                 yield Metric(metric_name(key), value, now, step)
 
 

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
-from detr.data.coco import CocoDetection
 from detr.errors import InputError
 
 

@@ -6,7 +6,6 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torchvision.io import ImageReadMode, decode_image, read_file
 
 from detr.errors import InputError
 
@@ -28,21 +27,20 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
         raise InputError(f"{path}: the image file is missing") from None
     except (RuntimeError, OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path}: the image cannot be decoded ({reason}); replace the file or drop its record") from None
+        raise InputError(f"{path}: not a readable image ({reason}); replace the file or drop its record") from None
     if size is not None and tuple(image.shape[-2:]) != tuple(size):
-        raise InputError(
-            f"{path}: the image is {image.shape[2]} x {image.shape[1]} pixels, its annotations say {size[1]} x {size[0]}"
-        )
+        found = f"{image.shape[2]} x {image.shape[1]}"
+        raise InputError(f"{path}: the image has {found} pixels, its annotations say {size[1]} x {size[0]}")
     return image
 
 
 def _decode(path: Path, upright: bool) -> Tensor:
-    """The native decoder for 8-bit grey and RGB files; Pillow for the rest."""
+    """Pillow decodes: torchvision's decoders are faster but deprecated, and a damaged PNG crashes them."""
     with Image.open(path) as header:
-        if header.format in ("JPEG", "PNG") and header.mode in ("RGB", "L"):
-            return decode_image(read_file(str(path)), ImageReadMode.RGB, apply_exif_orientation=upright)
         picture = ImageOps.exif_transpose(header) if upright else header
         if picture.mode.startswith("I"):  # 16 bit: keep the high byte; Pillow's own conversion clips at 255
             picture = Image.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8))
+        if "transparency" in picture.info:  # a palette's, which is not to be dropped in one step
+            picture = picture.convert("RGBA")
         pixels = np.array(picture.convert("RGB"))
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()

@@ -6,6 +6,7 @@ same on every machine, so that a first answer needs no download.
 
 import hashlib
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -29,11 +30,17 @@ def write_shapes(config: DataConfig) -> DataConfig:
     name = _fingerprint(config)
     folder = Path(config.root) / name
     if not folder.is_dir():
-        unfinished = folder.with_name(f"{name}.unfinished")
+        # Several runs may start at once: each writes its own copy, and the first to finish is kept.
+        unfinished = folder.with_name(f"{name}.unfinished-{os.getpid()}")
         shutil.rmtree(unfinished, ignore_errors=True)
         for split, count in (("train", config.shapes_num_train), ("val", config.shapes_num_val)):
             _write_split(unfinished, split, count, config)
-        unfinished.rename(folder)
+        try:
+            unfinished.rename(folder)
+        except OSError:
+            shutil.rmtree(unfinished)
+            if not folder.is_dir():
+                raise
     return replace(
         config,
         root=str(folder),

@@ -30,7 +30,9 @@ def build_transform(config: DataConfig, train: bool) -> v2.Compose:
         crop = v2.RandomApply([RandomSizeCrop(*scaled(600, 800))], p=0.5)
         return v2.Compose([v2.RandomHorizontalFlip(), resize, crop, resize, *final])
     multi_scale = ResizeShortestSide(scaled(*range(480, 801, 32)), config.max_size)
-    crop = [ResizeShortestSide(scaled(400, 500, 600)), RandomSizeCrop(*scaled(384, 600)), multi_scale]
+    # The official code sets no bound here: an image of 1 x N pixels would become one of 600 x 600 N.
+    before_crop = ResizeShortestSide(scaled(400, 500, 600), max_size=16 * config.image_size)
+    crop = [before_crop, RandomSizeCrop(*scaled(384, 600)), multi_scale]
     return v2.Compose([v2.RandomHorizontalFlip(), v2.RandomChoice([multi_scale, v2.Compose(crop)]), *final])
 
 

@@ -56,7 +56,7 @@ def _download(name: str) -> models.WeightsEnum:
     except (urllib.error.URLError, OSError, RuntimeError) as error:
         raise InputError(
             f"the ImageNet weights of {name} could not be downloaded from {weights.url} ({error}). "
-            f"Fetch that file elsewhere and set model.pretrained=PATH, or train from scratch with model.pretrained=false"
+            "Fetch that file elsewhere and set model.pretrained=PATH, or train from scratch with model.pretrained=false"
         ) from error
     return weights
 

@@ -1,5 +1,8 @@
 """The detector (facebookresearch/detr, models/detr.py). Module names are those of the official checkpoints."""
 
+from itertools import pairwise
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -13,7 +16,7 @@ class MLP(nn.Module):
     def __init__(self, inputs: int, hidden: int, outputs: int, num_layers: int) -> None:
         super().__init__()
         sizes = [inputs] + [hidden] * (num_layers - 1) + [outputs]
-        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in zip(sizes[:-1], sizes[1:], strict=True))
+        self.layers = nn.ModuleList(nn.Linear(a, b) for a, b in pairwise(sizes))
 
     def forward(self, x: Tensor) -> Tensor:
         """(..., inputs) -> (..., outputs)."""
@@ -50,9 +53,11 @@ class DETR(nn.Module):
         features = backbone(images)  # (B, channels, h, w)
         mask = feature_mask(padding_mask, features.shape[-2:])
         decoded = self.transformer(self.input_proj(features), mask, position(mask), self.query_embed.weight)
-        # Logits and boxes stay float32 under autocast: bf16 has 8 bits for a coordinate of 1,000 pixels.
-        logits = self.class_embed(decoded).float()  # (L, B, Q, C + 1)
-        boxes = self.bbox_embed(decoded).float().sigmoid()  # (L, B, Q, 4)
+        # The heads compute in float32 under autocast too: bf16 has 8 bits for a coordinate of 1,000 pixels.
+        with torch.autocast(decoded.device.type, enabled=False):
+            decoded = decoded.float()
+            logits = self.class_embed(decoded)  # (L, B, Q, C + 1)
+            boxes = self.bbox_embed(decoded).sigmoid()  # (L, B, Q, 4)
         outputs = [{"pred_logits": a, "pred_boxes": b} for a, b in zip(logits, boxes, strict=True)]
         return {**outputs[-1], "aux_outputs": outputs[:-1]}
 
