@@ -74,7 +74,8 @@ def read_weights(path: Path | str) -> dict[str, Tensor]:
         with torch.serialization.safe_globals([argparse.Namespace]):
             content = torch.load(path, map_location="cpu", weights_only=True)
     except (SafetensorError, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: not a checkpoint ({str(error).splitlines()[0]})") from None
+        reason = str(error).partition("\n")[0] or type(error).__name__
+        raise InputError(f"{path}: not a checkpoint ({reason})") from None
     except Exception as error:
         # pickle.UnpicklingError and whatever a crafted file provokes in the restricted unpickler
         raise InputError(f"{path}: not a checkpoint of tensors alone ({type(error).__name__})") from None
@@ -100,8 +101,8 @@ def load_official(model: nn.Module, state_dict: dict[str, Any]) -> list[str]:
             f"the checkpoint is of another model: it lacks {len(missing)} names ({', '.join(missing[:3])}) "
             f"and has {len(unknown)} others ({', '.join(unknown[:3])}); set model.* to the model that was trained"
         )
-    for name in own.keys() - set(fresh):
-        if state[name].shape != own[name].shape:
+    for name in own:
+        if name not in fresh and state[name].shape != own[name].shape:
             raise InputError(
                 f"{name} is {tuple(state[name].shape)} in the checkpoint and {tuple(own[name].shape)} in the model; "
                 "set model.* to the model that was trained"

@@ -64,9 +64,11 @@ class Detector:
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `open_detector`. What is not given comes from the run, the checkpoint, or the official DETR."""
-    known = "default: from the run's config.json beside the checkpoint, else"
+    known = "default: of the run's config.json, else"
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="official .pth, or .safetensors")
-    parser.add_argument("--num-heads", type=int, metavar="N", help=f"attention heads ({known} as saved with it, else 8)")
+    parser.add_argument(
+        "--num-heads", type=int, metavar="N", help=f"attention heads ({known} as saved with it, else 8)"
+    )
     parser.add_argument(
         "--dilation",
         action=argparse.BooleanOptionalAction,
@@ -155,9 +157,10 @@ def read_categories(annotations: Path) -> dict[int, str]:
 
 
 def label_mapping(detector: Detector, categories: dict[int, str], chosen: str | None) -> str:
-    """"raw" or "contiguous": as chosen, else as in the run, else what the size of the class head fits.
+    """How labels stand for category ids: "raw" or "contiguous".
 
-    InputError when the head fits neither, or not what was chosen.
+    As chosen, else as in the run, else what the size of the class head fits. InputError when it fits
+    neither, or not what was chosen.
     """
     num_classes, highest = detector.model_config.num_classes, max(categories, default=0)
     mapping = chosen or (detector.run.data.labels if detector.run else None)
@@ -166,7 +169,7 @@ def label_mapping(detector: Detector, categories: dict[int, str], chosen: str | 
         mapping = next((name for name, holds in fits.items() if holds), None)
         if mapping is None:
             raise InputError(
-                f"the model has {num_classes} classes, the annotations have {len(categories)} with ids up to {highest}: "
+                f"the model has {num_classes} classes, the annotations {len(categories)} with ids up to {highest}: "
                 "give --labels raw if the model was trained on category ids, else other annotations"
             )
     if mapping == "contiguous" and num_classes != len(categories):

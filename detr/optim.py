@@ -26,6 +26,7 @@ def build_optimizer(model: nn.Module, lr: float, backbone_lr: float, weight_deca
             {"name": "backbone", "params": groups["backbone"], "lr": backbone_lr},
         ],
         weight_decay=weight_decay,
+        fused=True,  # one kernel for all parameters
     )
 
 

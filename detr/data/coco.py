@@ -155,7 +155,8 @@ class CocoDetection(Dataset):
             "labels": self.labels[index],
         }
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(int(np.random.SeedSequence([self.seed, epoch, index]).generate_state(1, np.uint64)[0] >> 1))
+            # the CPU generator alone: torch.manual_seed also queues a call for every accelerator, each time
+            torch.default_generator.manual_seed(int(np.random.SeedSequence([self.seed, epoch, index]).generate_state(1, np.uint64)[0] >> 1))
             image, target = self.transform(tv_tensors.Image(image), target)
         size = torch.tensor([record["height"], record["width"]])
         return image.as_subclass(Tensor), {**target, "image_id": record["id"], "size": size}

@@ -20,7 +20,7 @@ CLASSES = ("ellipse", "rectangle", "triangle")
 COLOURS = np.array(
     [(214, 69, 65), (65, 131, 215), (38, 166, 91), (245, 215, 110), (155, 89, 182), (235, 235, 235)], dtype=np.float64
 )
-SIZES = ((0.11, 0.18), (0.2, 0.34), (0.38, 0.62))  # side in units of the image: small, medium, large
+SIZES = ((0.18, 0.26), (0.28, 0.4), (0.44, 0.64))  # side in units of the image: small, medium, large
 MIN_VISIBLE = 0.6  # share of an object that later ones may not cover
 SUPERSAMPLE = 3  # drawn larger and averaged, for smooth edges
 
@@ -84,13 +84,13 @@ def _write_split(folder: Path, split: str, count: int, config: DataConfig) -> No
 def draw_scene(rng: np.random.Generator, side: int) -> tuple[np.ndarray, list[tuple[int, list[float], float]]]:
     """A scene of `side` x `side` pixels: uint8 (side, side, 3), and per object (label, xywh, area in px^2).
 
-    1 to 6 objects; one that would hide too much of an earlier one is not drawn.
+    1 to 3 objects; one that would hide too much of an earlier one is not drawn.
     """
     large = side * SUPERSAMPLE
     canvas = _background(rng, large)
     owner = np.full((large, large), -1)  # index of the object that is seen at each pixel
     drawn: list[tuple[int, np.ndarray]] = []
-    for _ in range(rng.integers(1, 7)):
+    for _ in range(rng.integers(1, 4)):
         label = int(rng.integers(len(CLASSES)))
         mask = _shape_mask(rng, label, large)
         covered = [(mask & (owner == i)).sum() + (m & (owner != i)).sum() for i, (_, m) in enumerate(drawn)]
@@ -120,7 +120,7 @@ def _shape_mask(rng: np.random.Generator, label: int, side: int) -> np.ndarray:
     """A turned shape of random size and place as a boolean mask (side, side), at least half of it inside."""
     low, high = SIZES[rng.integers(len(SIZES))]
     width, height = rng.uniform(low, high, 2) * side
-    centre = rng.uniform(0.08, 0.92, 2) * side
+    centre = rng.uniform(0.15, 0.85, 2) * side
     if CLASSES[label] == "ellipse":
         angles = np.linspace(0, 2 * np.pi, 48, endpoint=False)
         corners = np.stack([np.cos(angles), np.sin(angles)], 1)
@@ -128,7 +128,7 @@ def _shape_mask(rng: np.random.Generator, label: int, side: int) -> np.ndarray:
         corners = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)])
     else:
         corners = np.array([(0, -1), (1, 1), (-1, 1)])
-    turn = rng.uniform(-0.35, 0.35)
+    turn = rng.uniform(-0.12, 0.12)
     rotation = np.array([(np.cos(turn), -np.sin(turn)), (np.sin(turn), np.cos(turn))])
     points = (corners * (width / 2, height / 2)) @ rotation.T + centre
     image = Image.new("1", (side, side))
