@@ -25,7 +25,11 @@ WEIGHTS, STATE, KEEP = "model.safetensors", "state.pt", 2
 def save_checkpoint(folder: Path, step: int, model: nn.Module, state: dict[str, Any]) -> Path:
     """Write `folder/step-...` and remove all but the latest two; returns the new folder."""
     final = folder / f"step-{step:08d}"
-    if final.is_dir():
+    if final.is_dir():  # the weights of this step are there; its evaluation may have been done since
+        beside = final / f"{STATE}.unfinished"
+        torch.save(state, beside)
+        _flush(beside)
+        beside.replace(final / STATE)
         return final
     beside = folder / f"{final.name}.unfinished"
     shutil.rmtree(beside, ignore_errors=True)

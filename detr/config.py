@@ -125,7 +125,7 @@ class DataConfig:
     num_workers: int = 2  # loading processes; 0 loads in the training process
     verify_images: bool = True  # decode every image once before the first training on it
     shapes_image_size: int = 64  # pixels; this and the following describe the drawn scenes
-    shapes_num_train: int = 2000
+    shapes_num_train: int = 4000
     shapes_num_val: int = 300
     shapes_seed: int = 0
 
@@ -197,10 +197,13 @@ class TrainConfig:
     num_threads: int = 0  # CPU threads of torch; 0 leaves its default
     evaluations: int = 10  # validations in the course of the run, evenly spaced; the last one is at its end
     checkpoint_minutes: float = 10.0  # between checkpoints; there is one at every evaluation as well
+    diagnostics: bool = True  # log the signals that explain a run (docs/diagnostics.md); they do not change it
+    probe_images: int = 16  # validation images, always the same, on which diagnostics look at the attention
+    update_ratio_steps: int = 200  # optimiser steps from one measurement of the size of the updates to the next
 
     def __post_init__(self) -> None:
         _check_choices(self, "train")
-        for name in ("batch_size", "accumulate", "evaluations"):
+        for name in ("batch_size", "accumulate", "evaluations", "probe_images", "update_ratio_steps"):
             _require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "must be at least 1")
         _require(self.num_threads >= 0, "train.num_threads", self.num_threads, "must be 0 or more")
         _require(self.checkpoint_minutes > 0, "train.checkpoint_minutes", self.checkpoint_minutes, "must be positive")

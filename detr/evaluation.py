@@ -4,7 +4,7 @@ import contextlib
 import io
 import json
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from detr.config import DataConfig, EvaluationConfig
 from detr.criterion import SetCriterion
-from detr.data.batch import batches, collate
+from detr.data.batch import Batch, batches, collate
 from detr.data.coco import CocoDetection, load_annotations
 from detr.data.transforms import target_size
 from detr.errors import InputError
@@ -29,7 +29,9 @@ Detections = list[dict[str, Any]]
 
 
 def evaluate_coco(
-    annotations_json: Path | str, detections: Detections | Path | str, area_limits: tuple[float, float] = (1024.0, 9216.0)
+    annotations_json: Path | str,
+    detections: Detections | Path | str,
+    area_limits: tuple[float, float] = (1024.0, 9216.0),
 ) -> dict[str, float]:
     """COCO box metrics as pycocotools computes them, in 0..1, and -1 where there is nothing to find.
 
@@ -103,9 +105,16 @@ def validation_loader(dataset: CocoDetection, data: DataConfig, config: Evaluati
 
 @torch.no_grad()
 def predict_dataset(
-    model: nn.Module, loader: DataLoader, criterion: SetCriterion, device: torch.device
+    model: nn.Module,
+    loader: DataLoader,
+    criterion: SetCriterion,
+    device: torch.device,
+    watch: Callable[[Batch, dict[str, Any]], None] | None = None,
 ) -> tuple[Detections, dict[str, float]]:
-    """Detections of all queries in COCO results format, and the losses normalised over the whole set."""
+    """Detections of all queries in COCO results format, and the losses normalised over the whole set.
+
+    `watch` is called with every batch and the model's outputs for it.
+    """
     dataset: CocoDetection = loader.dataset
     model.eval()
     targets = [dataset.counts(i) for i in range(len(dataset))]
@@ -119,15 +128,24 @@ def predict_dataset(
         losses["loss"] = criterion.total(losses)
         for key, value in losses.items():
             sums[key] += value.item()
+        if watch:
+            watch(batch, outputs)
         results = postprocess(outputs, torch.stack([t["size"] for t in batch.targets]))
         for target, result in zip(batch.targets, results, strict=True):
-            detections += _coco_results(target["image_id"], dataset, result)
+            detections += coco_results(target["image_id"], dataset, result)
     return detections, dict(sums)
 
 
-def _coco_results(image_id: int, dataset: CocoDetection, result: dict[str, torch.Tensor]) -> Iterator[dict[str, Any]]:
+def coco_results(image_id: int, dataset: CocoDetection, result: dict[str, torch.Tensor]) -> Iterator[dict[str, Any]]:
+    """An image's detections, as `postprocess` gives them, in COCO results format; "query" is the query's index.
+
+    Labels that stand for no category of the data (a model may have more) are no detections.
+    """
     boxes = result["boxes"].cpu().double().numpy()
     boxes[:, 2:] -= boxes[:, :2]
-    categories = dataset.category_ids[result["labels"].cpu()].tolist()
-    for category, score, box in zip(categories, result["scores"].tolist(), np.round(boxes, 3).tolist(), strict=True):
-        yield {"image_id": image_id, "category_id": category, "bbox": box, "score": round(score, 7)}
+    categories = dataset.category_ids.tolist()
+    rows = zip(result["labels"].tolist(), result["scores"].tolist(), np.round(boxes, 3).tolist(), strict=True)
+    for query, (label, score, box) in enumerate(rows):
+        if label < len(categories) and categories[label] in dataset.names:
+            found = {"image_id": image_id, "category_id": categories[label], "bbox": box}
+            yield found | {"score": round(score, 7), "query": query}

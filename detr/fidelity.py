@@ -325,6 +325,7 @@ def main(argv: list[str] | None = None) -> int:
         "file", nargs="?", type=Path, default=GOLDEN, help="figures to compare with (default: those shipped)"
     )
     path = parser.parse_args(argv).file
+    torch.set_num_threads(1)  # images are small, and on a busy machine threads only wait for each other
     console = Console()
     try:
         comparisons = [row for name, case in read_cases(path).items() for row in compare(name, case)]

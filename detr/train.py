@@ -1,9 +1,9 @@
 """Training as a generator of records: whoever iterates logs, reports, prunes or stops by closing it."""
 
 import json
-import os
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -18,11 +18,13 @@ from detr.config import RunConfig
 from detr.criterion import SetCriterion
 from detr.data import CocoDetection, open_split
 from detr.data.batch import Batch, StreamSampler, batches, collate
+from detr.diagnostics import as_metrics, copy_weights, gradient_norms, update_ratios
 from detr.errors import InputError
 from detr.evaluation import evaluate_coco, predict_dataset, validation_loader
 from detr.models import build_model
 from detr.optim import build_optimizer, clip_gradients, set_lr
 from detr.schedule import parse_horizon
+from detr.validation_watch import ValidationWatch
 
 LOGGED_LOSSES = ("loss", "loss_ce", "loss_bbox", "loss_giou", "class_error", "cardinality_error")
 
@@ -36,7 +38,7 @@ class Record:
     epoch: float  # training images seen, in units of the data set
     samples: int  # training images seen
     seconds: float  # of training, evaluation and saving since the run began, over all its sessions
-    metrics: dict[str, float]  # "train/..." of the step or "val/..." of an evaluation
+    metrics: dict[str, float]  # "train/..." of the step or "val/..." of an evaluation, and "diagnostics/..."
 
 
 @dataclass
@@ -48,6 +50,9 @@ class Progress:
     clipped: int = 0  # steps whose gradient was scaled down
     scale_sum: float = 0.0  # of min(1, clip_norm / norm) over the steps
     best_AP: float = -1.0
+    evaluated: int = 0  # step of the last evaluation
+    norms: list[float] = field(default_factory=list)  # of the gradients since then, for the diagnostics
+    matching: torch.Tensor | None = None  # (N, Q) of that evaluation, likewise
     rng: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
@@ -79,7 +84,9 @@ def prepare(config: RunConfig) -> Setup:
         raise InputError(f"{train_set.annotations} and {val_set.annotations} have different categories")
     num_classes = config.model.num_classes or train_set.num_classes
     if num_classes < train_set.num_classes:
-        raise InputError(f"model.num_classes={num_classes}: the data has {train_set.num_classes}; set null to take that")
+        raise InputError(
+            f"model.num_classes={num_classes}: the data has {train_set.num_classes}; set null to take that"
+        )
     torch.manual_seed(config.seed)
     model = build_model(replace(config.model, num_classes=num_classes))
     if config.model.init_from:
@@ -101,24 +108,16 @@ def train(config: RunConfig, directory: Path | None = None) -> Iterator[Record]:
     (by AP) and `predictions.json` (of the last evaluation). Closing the generator saves a checkpoint first.
     """
     setup = prepare(config)
-    config, model, optimizer = setup.config, setup.model, setup.optimizer
+    config, optimizer = setup.config, setup.optimizer
     progress = resume(setup, directory) if directory else Progress()
     evaluation_steps = evaluate_at(setup.num_steps, config.train.evaluations)
     stream = batches(train_loader(setup, progress.step))
     started = saved = time.monotonic()
     earlier = progress.seconds
     try:
-        while progress.step < setup.num_steps:
-            begin = time.perf_counter()
-            set_lr(optimizer, config.optim, config.schedule, progress.step / setup.num_steps)
-            micro_batches = list(islice(stream, config.train.accumulate))
-            loaded = time.perf_counter()
-            metrics = train_step(setup, progress, micro_batches)
-            metrics["train/data_time"] = loaded - begin
-            metrics["train/step_time"] = time.perf_counter() - begin
-            progress.seconds = earlier + time.monotonic() - started
-            yield record(setup, progress, metrics)
-            evaluated = progress.step in evaluation_steps
+        while True:
+            # Evaluation comes first: a run may have been closed between a step and its evaluation.
+            evaluated = progress.step in evaluation_steps and progress.evaluated < progress.step
             if evaluated:
                 metrics = evaluate(setup, progress, directory)
                 progress.seconds = earlier + time.monotonic() - started
@@ -127,6 +126,18 @@ def train(config: RunConfig, directory: Path | None = None) -> Iterator[Record]:
                 saved = time.monotonic()
             if evaluated:
                 yield record(setup, progress, metrics)
+            if progress.step >= setup.num_steps:
+                return
+            begin = time.perf_counter()
+            set_lr(optimizer, config.optim, config.schedule, progress.step / setup.num_steps)
+            micro_batches = list(islice(stream, config.train.accumulate))
+            loaded = time.perf_counter()
+            metrics = train_step(setup, progress, micro_batches)
+            metrics["train/data_time"] = loaded - begin
+            metrics["train/step_time"] = time.perf_counter() - begin
+            metrics["train/wait_fraction"] = metrics["train/data_time"] / metrics["train/step_time"]
+            progress.seconds = earlier + time.monotonic() - started
+            yield record(setup, progress, metrics)
     except GeneratorExit:
         if directory:
             save(setup, progress, directory)
@@ -156,13 +167,19 @@ def train_step(setup: Setup, progress: Progress, micro_batches: list[Batch]) -> 
         raise NonFiniteLoss(
             f"step {progress.step + 1}: the loss is {metrics['train/loss']}, the gradient norm {norm}; images {images}"
         )
+    measured = config.train.diagnostics and (progress.step + 1) % config.train.update_ratio_steps == 0
+    before = copy_weights(setup.optimizer) if measured else None
     setup.optimizer.step()
     setup.optimizer.zero_grad(set_to_none=True)
+    if before:
+        metrics |= as_metrics(update_ratios(setup.optimizer, before))
 
     progress.step += 1
     scale = min(1.0, config.optim.clip_norm / norm) if config.optim.clip_norm and norm > 0 else 1.0
     progress.clipped += scale < 1
     progress.scale_sum += scale
+    if config.train.diagnostics:
+        progress.norms.append(norm)
     main, backbone = setup.optimizer.param_groups
     return metrics | {
         "train/grad_norm": norm,
@@ -178,19 +195,32 @@ def evaluate(setup: Setup, progress: Progress, directory: Path | None) -> dict[s
     begin = time.perf_counter()
     config = setup.config
     loader = validation_loader(setup.val_set, config.data, config.evaluation)
-    detections, losses = predict_dataset(setup.model, loader, setup.criterion, setup.device)
+    watch = None
+    if config.train.diagnostics:
+        is_last = progress.step == setup.num_steps
+        watch = ValidationWatch(
+            setup.model, setup.criterion.matcher, setup.val_set, config.train.probe_images, keep_layers=is_last
+        )
+    with watch or nullcontext():
+        detections, losses = predict_dataset(setup.model, loader, setup.criterion, setup.device, watch)
     metrics = evaluate_coco(setup.val_set.annotations, detections, config.evaluation.area_limits)
     if directory:
         beside = directory / "predictions.json.unfinished"
         beside.write_text(json.dumps(detections))
-        os.replace(beside, directory / "predictions.json")
+        beside.replace(directory / "predictions.json")
     if metrics["AP"] > progress.best_AP:
         progress.best_AP = metrics["AP"]
         if directory:
             save_weights(directory / "best.safetensors", setup.model)
     found = {f"val/{key}": value for key, value in metrics.items() if value >= 0}  # -1: nothing of that kind to find
     lost = {f"val/{key}": losses[key] for key in LOGGED_LOSSES}
-    return lost | found | {"val/seconds": time.perf_counter() - begin}
+    signals = {}
+    if watch:
+        signals = watch.signals(progress.matching) | gradient_norms(progress.norms)
+        signals |= watch.layer_AP(config.evaluation.area_limits, metrics["AP"])
+        progress.matching, progress.norms = watch.matching, []
+    progress.evaluated = progress.step
+    return lost | found | as_metrics(signals) | {"val/seconds": time.perf_counter() - begin}
 
 
 def record(setup: Setup, progress: Progress, metrics: dict[str, float]) -> Record:

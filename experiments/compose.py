@@ -19,7 +19,7 @@ from detr.errors import InputError
 
 CONF = Path(__file__).parent / "conf"
 GROUPS = ("model", "data", "schedule", "ablation")
-OUTSIDE = ("ablation", "seeds", "horizon", "fresh", "workers")  # keys that describe the experiment, not one run
+OUTSIDE = ("ablation", "seeds", "horizon", "fresh", "workers", "plan")  # keys that describe the experiment, not one run
 
 
 def compose(overrides: list[str]) -> dict[str, Any]:
@@ -56,7 +56,8 @@ def describe() -> str:
             comments = [x[2:] for x in (CONF / group / f"{name}.yaml").read_text().splitlines() if x.startswith("# ")]
             about = next((text for text in comments if not text.startswith("@package")), "")
             lines.append(f"  {name:18} {about}")
-    lines += ["", 'seeds=[0]  horizon="600 steps"  fresh=false  workers=null', "", "settings and the defaults of the paper:"]
+    lines += ["", 'seeds=[0]  horizon="600 steps"  plan=false  fresh=false  workers=null']
+    lines += ["", "settings and the defaults of the paper:"]
     lines += [f"  {key}={value}" for key, value in flatten(to_dict(RunConfig())).items() if key != "schedule.horizon"]
     return "\n".join(lines)
 

@@ -19,9 +19,11 @@ from detr.train import choose_device
 from experiments import tracking
 from experiments.design import Ablation, Run, expand, plan
 from experiments.display import Display, print_table
-from experiments.results.figures import curves
-from experiments.results.report import arm_table, display_table, markdown, reference_table
-from experiments.results.runs import load_ablation, load_records
+from experiments.planning import show_plan
+from experiments.results.evidence import gather
+from experiments.results.report import spoken, write
+from experiments.results.sections import title
+from experiments.results.tables import REFERENCE_NOTE, arm_table, reference_table, terminal_table
 from experiments.rundir import RunDirectory, write_json
 from experiments.store import ROOT, Store, load_store
 from experiments.tracking import Tracker
@@ -42,6 +44,9 @@ def launch(overrides: list[str], console: Console) -> int:
         f"{len(ablation.arms)} arms x {len(ablation.seeds)} seeds, horizon {ablation.horizon}; "
         f"{len(runs) - len(todo)} runs are done, {len(todo)} to do"
     )
+    if ablation.plan_only:
+        show_plan(ablation, todo, len(worker_slots(ablation.workers)), store, console)
+        return 0
     if todo:
         preflight(ablation, store, console)
     tracker = Tracker(store)
@@ -115,13 +120,14 @@ def run_workers(todo: list[Run], parent: str, ablation: Ablation, console: Conso
     Everything passes through the run directories: a worker that dies takes none of the others with it.
     """
     slots = worker_slots(ablation.workers)
-    waiting, active = list(todo), {}
+    waiting, active, asked = list(todo), {}, False
     with Display(console, len(todo)) as display:
         while waiting or active:
-            if stop.requested:
+            if stop.requested and not asked:
                 waiting.clear()
                 for _, process in active.values():
-                    process.terminate()  # it saves and leaves
+                    process.terminate()  # once: it saves and leaves, and a second signal would interrupt that
+                asked = True
             while waiting and len(active) < len(slots):
                 run = waiting.pop(0)
                 slot = next(s for s in slots if s not in [used for used, _ in active.values()])
@@ -165,7 +171,7 @@ def worker_slots(workers: int | None) -> dict[int, dict[str, str]]:
 
     By default one slot a GPU; without GPUs one a core, at most four.
     """
-    cores, gpus = len(os.sched_getaffinity(0)), torch.cuda.device_count()
+    cores, gpus = torch.get_num_threads(), torch.cuda.device_count()
     count = workers or gpus or min(cores, MAX_CPU_WORKERS)
     slots = {i: {"OMP_NUM_THREADS": str(max(1, cores // count))} for i in range(count)}
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -177,20 +183,14 @@ def worker_slots(workers: int | None) -> dict[int, dict[str, str]]:
 
 
 def report(store: Store, parent: str, folder: Path, tracker: Tracker, console: Console) -> None:
-    """Print the table, store it as Markdown and CSV with the curves, and say where everything is."""
-    results = load_ablation(store, parent)
-    table = arm_table(results)
-    print_table(console, display_table(table), f"{results.design['name']}, horizon {results.design['horizon']}")
-    print_table(console, reference_table(), "published, another setting: COCO val2017, ResNet-50, full schedule")
+    """Print the table and the verdicts, write the report, log it to the parent run, and say where everything is."""
+    evidence = gather(store, parent)
+    print_table(console, terminal_table(arm_table(evidence.results)), title(evidence))
+    print_table(console, reference_table().drop(columns="note"), f"published, {REFERENCE_NOTE}")
+    for line in spoken(evidence.verdicts):
+        console.print(line, markup=False)
     output = folder / tracking.REPORT
-    output.mkdir(exist_ok=True)
-    (output / "table.md").write_text(markdown(results))
-    table.to_csv(output / "table.csv", index=False)
-    runs = results.runs[results.runs["state"] == "finished"]
-    records = {(run.arm, run.seed): load_records(store, run.run_id) for run in runs.itertuples()}
-    if records:
-        curves(records).write_html(output / "curves.html", include_plotlyjs=True)
-    for path in sorted(output.iterdir()):
+    for path in write(evidence, output):
         tracker.log_file(parent, path, tracking.REPORT)
-    console.print(f"run directories  {folder}\nreport           {output / 'table.md'}, curves.html")
+    console.print(f"run directories  {folder}\nreport           {output / 'report.html'}, report.md, report.tex, *.csv")
     console.print(f"MLflow           {store.tracking_uri}\nnext             make ui")

@@ -81,8 +81,9 @@ class Tracker:
         return self.client.create_run(self.experiment(self.store.ablations), run_name=name, tags=tags).info.run_id
 
     def log_params(self, run_id: str, params: dict[str, Any]) -> None:
-        """Log flattened settings; MLflow never changes a parameter, so a second call must bring the same."""
-        entries = [Param(key, str(value)) for key, value in params.items()]
+        """Log flattened settings; those that the run has already stay, since MLflow never changes a parameter."""
+        known = self.client.get_run(run_id).data.params
+        entries = [Param(key, str(value)) for key, value in params.items() if key not in known]
         for i in range(0, len(entries), 100):
             self.client.log_batch(run_id, params=entries[i : i + 100])
 

@@ -1,48 +1,129 @@
-"""Frames in, plotly figures out."""
+"""Outcomes of an ablation: frames in, plotly figures out. All of AP is shown times 100.
+
+Two intervals stand side by side where both are known: over seeds (thick) and over validation images (thin); neither
+contains the other's source of chance.
+"""
+
+import html
+from collections.abc import Sequence
 
 import pandas as pd
 import plotly.graph_objects as go
-from plotly.subplots import make_subplots
 
-# Okabe and Ito's palette, which the colour-blind can tell apart
-PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#F0E442", "#000000")
-PANELS = {
-    "train/loss": "training loss",
-    "val/loss": "validation loss",
-    "val/AP": "AP x 100",
-    "train/lr": "learning rate",
-    "train/lr_backbone": "learning rate of the backbone",
-    "train/grad_norm": "gradient norm before clipping",
-}
+from experiments.results.curves import colour, styled
+
+SEEDS, IMAGES = "95 % t interval over seeds", "95 % bootstrap interval over images"
+DARK, LIGHT = "#0072B2", "#E69F00"
+ROW = 44  # pixels
 
 
-def curves(records: dict[tuple[str, int], pd.DataFrame]) -> go.Figure:
-    """Losses, AP, learning rates and gradient norm over optimiser steps; one line a run, one colour an arm.
+def ap_by_arm(table: pd.DataFrame, runs: pd.DataFrame) -> go.Figure:
+    """AP of every arm: each seed as a dot, the mean with its intervals.
 
-    records:  (arm, seed) -> frame of `load_records`
+    table:  `tables.arm_table` with replicates
+    runs:   one row a finished run: arm, seed, val/AP
     """
-    figure = make_subplots(rows=2, cols=3, subplot_titles=list(PANELS.values()))
-    arms = list(dict.fromkeys(arm for arm, _ in records))
-    shown = set()
-    for (arm, seed), frame in records.items():
-        for i, metric in enumerate(PANELS):
-            if metric not in frame:
-                continue
-            points = frame[["step", metric]].dropna()
-            scale = 100 if metric == "val/AP" else 1
-            figure.add_scatter(
-                x=points["step"],
-                y=points[metric] * scale,
-                name=arm,
-                legendgroup=arm,
-                showlegend=arm not in shown,
-                mode="lines+markers" if metric.startswith("val/") else "lines",
-                line={"color": PALETTE[arms.index(arm) % len(PALETTE)], "width": 1.5},
-                hovertemplate=f"{arm}, seed {seed}<br>step %{{x}}: %{{y:.4g}}<extra></extra>",
-                row=i // 3 + 1,
-                col=i % 3 + 1,
-            )
-            shown.add(arm)
-    figure.update_yaxes(type="log", row=2, col=3)
-    figure.update_layout(template="plotly_white", height=700, legend={"orientation": "h", "y": -0.1})
+    arms = table["arm"].tolist()
+    figure = _rows(arms)
+    _intervals(figure, table, "AP", "AP_seeds", SEEDS, DARK, 7, 0.12)
+    _intervals(figure, table, "AP", "AP_images", IMAGES, LIGHT, 3, -0.12)
+    if "val/AP" in runs:
+        known = runs.dropna(subset=["val/AP"])
+        figure.add_scatter(
+            x=(100 * known["val/AP"]).tolist(),
+            y=[arms.index(arm) - 0.3 for arm in known["arm"]],
+            name="one run",
+            mode="markers",
+            marker={"symbol": "circle-open", "size": 8, "color": [colour(arm, arms) for arm in known["arm"]]},
+            customdata=known["seed"].tolist(),
+            hovertemplate="seed %{customdata}: %{x:.2f}<extra></extra>",
+        )
+    figure.update_xaxes(title_text="AP x 100")
     return figure
+
+
+def differences(table: pd.DataFrame, margin: float) -> go.Figure:
+    """The difference of every contrast with both intervals, and the margin of equivalence as a grey stripe.
+
+    table:   `tables.contrast_table`
+    margin:  AP points
+    """
+    labels = [f"{row.contrast} ({row.role}, {row.n}/{row.planned} seeds)" for row in table.itertuples()]
+    figure = _rows(labels)
+    figure.add_vrect(x0=-margin, x1=margin, fillcolor="#999999", opacity=0.15, line_width=0, layer="below")
+    figure.add_vline(x=0, line={"color": "#666666", "width": 1})
+    _intervals(figure, table, "difference", "seeds", SEEDS, DARK, 7, 0.12)
+    _intervals(figure, table, "images_difference", "images", IMAGES, LIGHT, 3, -0.12)
+    figure.update_xaxes(title_text="difference of AP x 100")
+    return figure
+
+
+def effects(table: pd.DataFrame) -> go.Figure:
+    """Main effects and interactions of a factorial with their intervals over seeds.
+
+    table:  `effects.factorial_effects`
+    """
+    labels = [
+        f"{row.effect}: {row.level} against {row.baseline}" if row.kind == "main" else row.effect
+        for row in table.itertuples()
+    ]
+    figure = _rows(labels)
+    figure.add_vline(x=0, line={"color": "#666666", "width": 1})
+    shown = table.rename(columns={"low": "effect_low", "high": "effect_high"})
+    _intervals(figure, shown, "estimate", "effect", SEEDS, DARK, 7, 0)
+    figure.update_xaxes(title_text="effect on AP x 100")
+    return figure
+
+
+def class_differences(table: pd.DataFrame) -> go.Figure:
+    """Difference of AP of every class between the two sides of a contrast, with intervals over images.
+
+    table:  one row a class: class, difference, low, high (0..1), sorted as it is to be shown
+    """
+    figure = _rows(table["class"].tolist(), row=22 if len(table) > 20 else ROW)
+    figure.add_vline(x=0, line={"color": "#666666", "width": 1})
+    shown = table.rename(columns={"low": "d_low", "high": "d_high"})
+    _intervals(figure, shown, "difference", "d", IMAGES, LIGHT, 3, 0)
+    figure.update_xaxes(title_text="difference of AP x 100")
+    return figure
+
+
+def _rows(labels: Sequence[str], row: int = ROW) -> go.Figure:
+    """An empty figure with one labelled line a row, the first on top."""
+    figure = styled(go.Figure(), 130 + row * max(len(labels), 1))
+    figure.update_yaxes(
+        tickvals=list(range(len(labels))),
+        ticktext=[html.escape(label) for label in labels],
+        range=[len(labels) - 0.4, -0.6],
+        automargin=True,
+        zeroline=False,
+    )
+    return figure
+
+
+def _intervals(
+    figure: go.Figure, table: pd.DataFrame, value: str, prefix: str, name: str, tone: str, width: int, shift: float
+) -> None:
+    """Add the values with their intervals, which may be unknown; nothing where no interval and no value is known."""
+    known = table.reset_index(drop=True).dropna(subset=[value])
+    if known.empty:
+        return
+    centre, low, high = (100 * known[key] for key in (value, f"{prefix}_low", f"{prefix}_high"))
+    figure.add_scatter(
+        x=centre.tolist(),
+        y=[position + shift for position in known.index],
+        name=name,
+        mode="markers",
+        marker={"color": tone, "size": 9, "symbol": "diamond" if width > 4 else "circle"},
+        error_x={
+            "type": "data",
+            "symmetric": False,
+            "array": (high - centre).fillna(0).tolist(),
+            "arrayminus": (centre - low).fillna(0).tolist(),
+            "color": tone,
+            "thickness": width / 2,
+            "width": 6,
+        },
+        customdata=[f"{a:.2f} to {b:.2f}" if a == a else "unknown" for a, b in zip(low, high, strict=True)],
+        hovertemplate=f"{name}<br>%{{x:.2f}}, interval %{{customdata}}<extra></extra>",
+    )

@@ -43,6 +43,14 @@ def test_round_trip_of_weights_and_state(tmp_path, model, tiny_model):
     assert torch.equal(found["rng"], state["rng"])
 
 
+def test_saving_a_step_again_replaces_the_state(tmp_path, model):
+    """A run may be closed between a step and its evaluation, and evaluate after it resumed."""
+    for evaluated in (0, 3):
+        path = save_checkpoint(tmp_path, 3, model, {"evaluated": evaluated})
+    assert load_checkpoint(path, model) == {"evaluated": 3}
+    assert sorted(p.name for p in path.iterdir()) == ["model.safetensors", "state.pt"]
+
+
 def test_the_latest_two_are_kept_in_order(tmp_path, model):
     for step in (1, 2, 10, 9_999_999):
         save_checkpoint(tmp_path, step, model, {})

@@ -135,31 +135,25 @@ def test_duplicates_against_loops():
         areas = [(x[2] - x[0]) * (x[3] - x[1]) for x in (a, b)]
         return w * h / (sum(areas) - w * h)
 
-    generator = torch.Generator().manual_seed(3)
-    total = 0
-    for _ in range(20):
-        scores, labels = torch.rand(12, generator=generator), torch.randint(2, (12,), generator=generator)
-        corner = torch.rand(12, 2, generator=generator) * 0.3
-        boxes = torch.cat([corner, corner + 0.3 + 0.3 * torch.rand(12, 2, generator=generator)], dim=1)
-        kept = [i for i in range(12) if scores[i] > 0.5]
-        expected = sum(
-            any(
-                scores[j] > scores[i] and labels[j] == labels[i] and overlap(boxes[j].tolist(), boxes[i].tolist()) > 0.5
-                for j in kept
-            )
-            for i in kept
-        )
-        assert duplicates(scores, labels, boxes) == (len(kept), expected)
-        total += expected
-    assert total > 10
+    scores, labels = torch.rand(20, 12), torch.randint(2, (20, 12))
+    corner = torch.rand(20, 12, 2) * 0.3
+    boxes = torch.cat([corner, corner + 0.3 + 0.3 * torch.rand(20, 12, 2)], dim=-1)
+    expected = 0
+    for s, c, b in zip(scores.tolist(), labels.tolist(), boxes.tolist(), strict=True):
+        for i in range(12):
+            better = [j for j in range(12) if s[j] > s[i] > 0.5 and c[j] == c[i]]
+            expected += any(overlap(b[j], b[i]) > 0.5 for j in better)
+    assert duplicates(scores, labels, boxes) == ((scores > 0.5).sum().item(), expected)
+    assert expected > 10
 
 
 def test_of_equal_detections_all_but_one_are_duplicates():
-    boxes = torch.tensor([[0.0, 0, 1, 1]]).expand(4, 4)
-    assert duplicates(torch.full((4,), 0.9), torch.zeros(4), boxes) == (4, 3)
-    assert duplicates(torch.full((4,), 0.5), torch.zeros(4), boxes) == (0, 0)
-    assert duplicates(torch.full((4,), math.nan), torch.zeros(4), boxes) == (0, 0)
-    assert duplicates(torch.full((4,), 0.9), torch.arange(4), boxes) == (4, 0)
+    boxes, one_class = torch.tensor([[0.0, 0, 1, 1]]).expand(2, 4, 4), torch.zeros(2, 4)
+    assert duplicates(torch.full((2, 4), 0.9), one_class, boxes) == (8, 6)
+    assert duplicates(torch.full((2, 4), 0.5), one_class, boxes) == (0, 0)
+    assert duplicates(torch.full((2, 4), math.nan), one_class, boxes) == (0, 0)
+    assert duplicates(torch.full((2, 4), 0.9), torch.arange(4).expand(2, 4), boxes) == (8, 0)
+    assert duplicates(torch.full((2, 4), 0.9), one_class, torch.zeros(2, 4, 4)) == (8, 0)  # boxes without area
 
 
 # Collapse

@@ -18,7 +18,6 @@ CASES = fidelity.read_cases(GOLDEN)
 
 @pytest.mark.parametrize("name", CASES)
 def test_official_figures_are_matched(name):
-    torch.set_num_threads(2)
     rows = compare(name, CASES[name])
     assert [f"{r.quantity}: {r.where} {r.difference}" for r in rows if not r.holds] == []
     assert len(rows) == 12

@@ -75,6 +75,19 @@ def test_resuming_is_exact_wherever_the_run_was_closed(tiny_run, tmp_path, recor
         assert (in_one_go / name).read_bytes() == (in_parts / name).read_bytes()
 
 
+def test_a_run_that_is_closed_after_every_record_is_the_same_run(tiny_run, tmp_path):
+    """Nothing is done twice and nothing is left out."""
+    config, parts = tiny_run(), []
+    for _ in range(20):
+        run = train(config, tmp_path)
+        record = next(run, None)
+        run.close()
+        if record is None:
+            break
+        parts.append(record)
+    assert_same(list(train(config)), parts)
+
+
 def test_resuming_keeps_the_state_of_the_optimiser(tiny_run, tmp_path):
     config = tiny_run()
     run = train(config, tmp_path)

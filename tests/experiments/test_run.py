@@ -91,9 +91,9 @@ def test_stored_predictions_give_the_logged_ap(finished):
     folder = folder_of(store)
     for run in ablation_runs(store)[1]:
         predictions = Path(run.data.tags[tracking.RUN_DIRECTORY], "predictions.json")
-        metrics = evaluate_coco(folder / "annotations_val.json", predictions, (100, 300))
+        metrics = evaluate_coco(folder / "annotations_val.json", predictions, (215, 470))
         assert metrics["AP"] == pytest.approx(run.data.metrics["val/AP"], abs=1e-12)
-        assert len(json.loads(predictions.read_text())) == 4 * 20  # every query of every image
+        assert len(json.loads(predictions.read_text())) == 4 * 10  # every query of every image
 
 
 def test_artifacts_hold_checkpoints_predictions_and_pictures(finished):

@@ -1,0 +1,206 @@
+"""Everything that a report of an ablation rests on, read from the store once and computed the same way each time."""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from experiments.results import conditions
+from experiments.results.audit import COCO_AREA_LIMITS, COCO_CLASSES, STRATA_MIN_IMAGES, audit_row
+from experiments.results.bootstrap import bootstrap_ap, class_ap, image_weights, match
+from experiments.results.contrasts import Contrast, comparison, contrasts
+from experiments.results.effects import factorial_effects
+from experiments.results.runs import (
+    AblationResults,
+    load_ablation,
+    load_annotations,
+    load_predictions,
+    load_records,
+)
+from experiments.results.scenes import Scene, scenes
+from experiments.results.tables import METRICS
+from experiments.results.verdicts import METRIC, Verdict, verdicts
+from experiments.store import Store
+
+SEED = 0  # of the bootstrap: the same report each time
+REPLICATES, REPLICATES_LARGE, LARGE = 1000, 300, 1000  # beyond LARGE images, 300 take long enough
+CLASS_COLUMNS = ("class", "arm", "against", "difference", "low", "high")
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known of an ablation. Frames of AP hold 0..1; everything may be empty where nothing was stored."""
+
+    results: AblationResults
+    records: dict[tuple[str, int], pd.DataFrame]  # (arm, seed) of finished runs -> `load_records`
+    conditions: pd.DataFrame  # one row a run and condition: arm, seed, condition, reason
+    replicates: pd.DataFrame  # bootstrap over images: one row a replicate, a column an arm
+    classes: pd.DataFrame  # of the primary contrast: class, arm, against, difference, low, high
+    effects: pd.DataFrame  # `factorial_effects`
+    verdicts: list[Verdict]
+    scenes: list[Scene]
+    length: str  # in what the arms are equally long
+    notes: list[str] = field(default_factory=list)  # what is missing, and why
+
+
+def gather(store: Store, run_id: str, replicates: int | None = None) -> Evidence:
+    """Read the ablation with this parent run. `replicates` of the bootstrap: by default 1000, on large sets 300."""
+    results, notes = load_ablation(store, run_id), []
+    done = results.finished
+    ended = results.runs[results.runs["state"].isin(["finished", "failed"])]
+    records = {(run.arm, run.seed): load_records(store, run.run_id) for run in ended.itertuples()}
+    predictions = _predictions(store, results, notes)
+    annotations = load_annotations(store, results)
+    if annotations is None:
+        notes.append("The validation annotations were not stored: there are no intervals over images and no pictures.")
+        predictions = {}
+    content = json.loads(annotations.read_text()) if annotations else {"images": [], "categories": []}
+    replicates = replicates or (REPLICATES if len(content["images"]) <= LARGE else REPLICATES_LARGE)
+    files = {arm: [path for _, path in rows] for arm, rows in predictions.items()}
+    drawn = bootstrap_ap(content, files, replicates, SEED, resample_seeds=False) if files else pd.DataFrame()
+    found = run_conditions(results, records, predictions, content)
+    primary = next(iter(contrasts(results.design)), None)
+    return Evidence(
+        results=results,
+        records={(run.arm, run.seed): records[run.arm, run.seed] for run in done.itertuples()},
+        conditions=found,
+        replicates=drawn,
+        classes=class_table(content, files, primary, replicates),
+        effects=_effects(results, notes),
+        verdicts=verdicts(results.design, done, drawn, found),
+        scenes=_scenes(results, annotations, predictions, primary, notes),
+        length=comparison(lengths(results)),
+        notes=notes,
+    )
+
+
+def lengths(results: AblationResults) -> pd.DataFrame:
+    """How long the finished runs of every arm really were: steps, epochs, fraction of the published schedule."""
+    rows = {}
+    for arm in results.design["arms"]:
+        done = results.finished[results.finished["arm"] == arm]
+        epochs = done["progress/epoch"] if "progress/epoch" in done else pd.Series(np.nan, index=done.index)
+        full = [float(results.params.get(run, {}).get("schedule.full_epochs", "nan")) for run in done["run_id"]]
+        steps = done["progress/step"].mean() if "progress/step" in done else np.nan
+        rows[arm] = {"steps": steps, "epochs": epochs.mean(), "fraction": (epochs / full).mean()}
+    return pd.DataFrame.from_dict(rows, orient="index", columns=["steps", "epochs", "fraction"])
+
+
+def run_conditions(
+    results: AblationResults,
+    records: Mapping[tuple[str, int], pd.DataFrame],
+    predictions: Mapping[str, Sequence[tuple[int, Path]]],
+    content: Mapping[str, list],
+) -> pd.DataFrame:
+    """One row a run and condition that it has: arm, seed, condition, reason."""
+    sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
+    files = {(arm, seed): path for arm, rows in predictions.items() for seed, path in rows}
+    rows = []
+    for run in results.runs.to_dict("records"):
+        arm, seed = run["arm"], run["seed"]
+        if (arm, seed) not in records:
+            continue
+        frame, reasons = records[arm, seed], {}
+        reasons[conditions.DIVERGED] = conditions.diverged(frame, str(run["error"]))
+        if run["state"] == "finished":
+            reasons[conditions.UNDER_TRAINED] = conditions.under_trained(frame)
+            reasons[conditions.DATA_LIMITED] = conditions.data_limited(frame)
+            row = {name: run[f"val/{name}"] for name in METRICS if f"val/{name}" in run}
+            is_coco = _is_coco(content, results.params.get(run["run_id"], {}))
+            reasons[conditions.AUDIT_FAILED] = "; ".join(audit_row(row, is_coco))
+            reasons[conditions.COLLAPSED] = conditions.collapsed(frame)
+            if conditions.VARIANCE_KEY not in frame and (arm, seed) in files:
+                detections = json.loads(files[arm, seed].read_text())
+                reasons[conditions.COLLAPSED] = conditions.collapsed_boxes(detections, sizes)
+        rows += [
+            {"arm": arm, "seed": seed, "condition": name, "reason": text} for name, text in reasons.items() if text
+        ]
+    return pd.DataFrame(rows, columns=["arm", "seed", "condition", "reason"])
+
+
+def class_table(
+    content: Mapping[str, list], files: Mapping[str, Sequence[Path]], contrast: Contrast | None, replicates: int
+) -> pd.DataFrame:
+    """AP of every class on both sides of the contrast, means over arms and seeds, and the interval of the difference
+    over images; the largest difference first.
+    """
+    if contrast is None or not {*contrast.arms, *contrast.against} <= set(files):
+        return pd.DataFrame(columns=CLASS_COLUMNS)
+    num_images = len(content["images"])
+    weights = image_weights(np.random.default_rng(SEED), num_images, replicates)
+    weights = np.concatenate([np.ones((1, num_images), dtype=weights.dtype), weights])  # the first: as they are
+    sides = []
+    for arms in (contrast.arms, contrast.against):
+        tables = [[match(content, path) for path in files[arm]] for arm in arms]
+        sides.append(np.mean([np.mean([class_ap(one, weights) for one in row], axis=0) for row in tables], axis=0))
+    difference = sides[0] - sides[1]  # (1 + B, K)
+    rows = []
+    for k, name in enumerate(tables[0][0].classes):
+        drawn = difference[1:, k][~np.isnan(difference[1:, k])]
+        low, high = np.quantile(drawn, [0.025, 0.975]) if len(drawn) else (np.nan, np.nan)
+        rows.append((name, sides[0][0, k], sides[1][0, k], difference[0, k], low, high))
+    frame = pd.DataFrame(rows, columns=CLASS_COLUMNS).dropna(subset=["difference"])
+    return frame.sort_values("difference", key=lambda d: -d.abs(), kind="stable").reset_index(drop=True)
+
+
+def _predictions(store: Store, results: AblationResults, notes: list[str]) -> dict[str, list[tuple[int, Path]]]:
+    """arm -> (seed, file) of its finished runs; an arm without any is left out and noted."""
+    found, missing = {}, []
+    for arm in results.design["arms"]:
+        runs = results.finished[results.finished["arm"] == arm]
+        paths = [(run.seed, load_predictions(store, run.run_id)) for run in runs.itertuples()]
+        missing += [f"{arm}, seed {seed}" for seed, path in paths if path is None]
+        if kept := [(seed, path) for seed, path in paths if path]:
+            found[arm] = kept
+    if missing:
+        notes.append(f"No predictions were stored by {'; '.join(missing)}.")
+    return found
+
+
+def _is_coco(content: Mapping[str, list], params: Mapping[str, str]) -> bool:
+    """Whether the relation of AP to its size strata may be expected: COCO's classes, size limits, enough images."""
+    limits = params.get("evaluation.area_limits", "")
+    same = [float(x) for x in limits.strip("[]()").split(",") if x.strip()] == list(COCO_AREA_LIMITS)
+    return same and len(content["categories"]) == COCO_CLASSES and len(content["images"]) >= STRATA_MIN_IMAGES
+
+
+def _effects(results: AblationResults, notes: list[str]) -> pd.DataFrame:
+    design, done = results.design, results.finished
+    if design["design"] != "factorial" or len(design["factors"]) < 2 or METRIC not in done:
+        return pd.DataFrame()
+    try:
+        return factorial_effects(done, design["factors"], METRIC)
+    except ValueError as error:
+        notes.append(f"Effects and interactions cannot be computed: {error}.")
+        return pd.DataFrame()
+
+
+def _scenes(
+    results: AblationResults,
+    annotations: Path | None,
+    predictions: Mapping[str, Sequence[tuple[int, Path]]],
+    contrast: Contrast | None,
+    notes: list[str],
+) -> list[Scene]:
+    """Pictures of the primary contrast's first two arms, by the first seed that both have."""
+    arms = contrast.pairs[0] if contrast else tuple(predictions)[:1]
+    if annotations is None or not arms or not set(arms) <= set(predictions):
+        notes.append("There are no detections to show: an arm of the primary contrast has no stored predictions.")
+        return []
+    files = [dict(predictions[arm]) for arm in arms]
+    seeds = sorted(set.intersection(*map(set, files))) or [None]
+    chosen = {arm: rows.get(seeds[0], next(iter(rows.values()))) for arm, rows in zip(arms, files, strict=True)}
+    return scenes(annotations, chosen, image_folder(results))
+
+
+def image_folder(results: AblationResults) -> Path | None:
+    """Folder of the validation images, as the design or else the runs' settings record it."""
+    if results.design.get("images"):
+        return Path(results.design["images"])
+    for params in results.params.values():
+        if {"data.root", "data.val_images"} <= params.keys():
+            return Path(params["data.root"]) / params["data.val_images"]
+    return None

@@ -1,0 +1,86 @@
+"""Why a contrast came out as it did, from what training logged: pure functions on plain frames."""
+
+from collections.abc import Iterator
+
+import pandas as pd
+
+from experiments.results.contrasts import Contrast, listed
+
+CLIP = "optim.clip_norm"
+ALWAYS, NEVER = 0.9995, 0.0005  # of the steps, to what is shown
+UNLIKE = 1.5  # ratio from which a diagnostic of two arms is worth a word
+SIGNALS = {
+    "diagnostics/matching_instability": "queries per image that changed their object between evaluations",
+    "diagnostics/query_use": "share of queries ever matched",
+    "diagnostics/duplicates": "share of detections that repeat a better one",
+    "diagnostics/prediction_variance_boxes": "variance of boxes over images in units of the objects'",
+}
+
+
+def reasons(contrast: Contrast, runs: pd.DataFrame, conditions: pd.DataFrame) -> list[str]:
+    """What explains or limits the contrast, most telling first.
+
+    runs:        one row a finished run: arm, seed and its latest metrics, of which all are optional
+    conditions:  one row a run and condition: arm, seed, condition, reason (see `conditions`)
+    """
+    sides = [runs[runs["arm"].isin(side)] for side in (contrast.arms, contrast.against)]
+    found = [_clipping(contrast, *sides), _lengths(*sides)]
+    if len(contrast.changes) > 1:
+        found.append(f"{listed(contrast.changes)} change at once, so no single one of them is shown to be the cause")
+    found += _conditions(contrast, runs, conditions)
+    found += _signals(*sides)
+    return [text for text in found if text]
+
+
+def _clipping(contrast: Contrast, one: pd.DataFrame, other: pd.DataFrame) -> str:
+    """What the share of clipped steps says where the bound was changed."""
+    shares = [_mean(side, "train/clip_fraction") for side in (one, other)]
+    if CLIP not in contrast.changes or any(share != share for share in shares):
+        return ""
+    where = "both arms" if len(contrast.pairs) == 1 else "all arms"
+    shown = f"({', '.join(_percent(share) for share in shares)})"
+    if min(shares) >= ALWAYS:
+        return f"every step was clipped in {where} {shown}, and AdamW cancels a constant scale"
+    if min(shares) >= 0.95:
+        return f"nearly every step was clipped in {where} {shown}, and AdamW cancels a constant scale"
+    if max(shares) <= NEVER:
+        return f"no step was clipped in {where} {shown}: the bound was never reached"
+    return f"the bound was in effect to different degrees: share of clipped steps {shown}"
+
+
+def _lengths(one: pd.DataFrame, other: pd.DataFrame) -> str:
+    steps = [_mean(side, "progress/step") for side in (one, other)]
+    if any(value != value for value in steps) or steps[0] == steps[1]:
+        return ""
+    return f"the arms ran {steps[0]:.0f} and {steps[1]:.0f} steps"
+
+
+def _conditions(contrast: Contrast, runs: pd.DataFrame, conditions: pd.DataFrame) -> Iterator[str]:
+    """ "under-trained: 3 of 4 runs (recipe=official,clip=0.1, seed 0: validation loss ...)"."""
+    arms = {*contrast.arms, *contrast.against}
+    known = {(run.arm, run.seed) for run in runs.itertuples() if run.arm in arms}
+    for condition, rows in conditions[conditions["arm"].isin(arms)].groupby("condition", sort=False):
+        affected = {(row.arm, row.seed) for row in rows.itertuples()}
+        first = rows.iloc[0]
+        yield (
+            f"{condition}: {len(affected)} of {len(known | affected)} runs "
+            f"(as {first['arm']}, seed {first['seed']}: {first['reason']})"
+        )
+
+
+def _signals(one: pd.DataFrame, other: pd.DataFrame) -> Iterator[str]:
+    for key, name in SIGNALS.items():
+        low, high = sorted(values := [_mean(side, key) for side in (one, other)])
+        if low == low and high == high and high > UNLIKE * low:
+            yield f"{name}: {values[0]:.3g} against {values[1]:.3g}"
+
+
+def _mean(runs: pd.DataFrame, key: str) -> float:
+    return float(runs[key].mean()) if key in runs and len(runs) else float("nan")
+
+
+def _percent(share: float) -> str:
+    """100 % is all steps and 0 % none; anything between shows as such."""
+    return (
+        f"{100 * share:.0f} %" if share >= ALWAYS or share <= NEVER or 0.01 <= share < 0.99 else f"{100 * share:.1f} %"
+    )
