@@ -1,0 +1,1 @@
+"""The Streamlit dashboard, which reads what experiments wrote."""

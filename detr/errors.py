@@ -2,4 +2,4 @@
 
 
 class InputError(ValueError):
-    """The user's input is wrong. The message names the file or setting, the value and the remedy; commands exit with 2."""
+    """The user's input is wrong. The message names file or setting, value and remedy; commands exit with 2."""

@@ -1,0 +1,1 @@
+"""Experiment definitions, their execution, and the reading of their results."""

@@ -1,14 +1,13 @@
 """Run directories: the run's own truth, from which MLflow gets the same.
 
-    run.json            name, arm, levels of the factors, data fingerprint, MLflow parent
-    config.json         the resolved configuration
-    status.json         state (planned, running, finished, failed, stopped), error, MLflow run id
-    records.jsonl       one line per record of training
-    checkpoints/  best.safetensors  predictions.json  samples.png  worker.log  error.txt
+run.json            name, arm, levels of the factors, data fingerprint, MLflow parent
+config.json         the resolved configuration
+status.json         state (planned, running, finished, failed, stopped), error, MLflow run id
+records.jsonl       one line per record of training
+checkpoints/  best.safetensors  predictions.json  samples.png  worker.log  error.txt
 """
 
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -87,4 +86,4 @@ def write_json(path: Path, content: Any) -> None:
     """Replace a JSON file in one step."""
     beside = path.with_name(f"{path.name}.unfinished")
     beside.write_text(json.dumps(content, indent=1))
-    os.replace(beside, path)
+    beside.replace(path)

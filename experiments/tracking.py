@@ -144,7 +144,12 @@ class MetricStream:
         step, now = record["step"], int(time.time() * 1000)
         values = record["metrics"]
         if any(key.startswith("train/") for key in values):  # an evaluation shares its step with a training record
-            values = values | {STEP: step, EPOCH: record["epoch"], SAMPLES: record["samples"], SECONDS: record["seconds"]}
+            values = values | {
+                STEP: step,
+                EPOCH: record["epoch"],
+                SAMPLES: record["samples"],
+                SECONDS: record["seconds"],
+            }
         for key, value in values.items():
             if step > self.known.get(metric_name(key), -1):
                 yield Metric(metric_name(key), value, now, step)
@@ -152,7 +157,7 @@ class MetricStream:
 
 def metric_name(key: str) -> str:
     """A class may be called anything; MLflow allows letters, digits and _ - . / : and space."""
-    return "".join(c if c.isalnum() and c.isascii() or c in "_-./: " else "_" for c in key)
+    return "".join(c if (c.isalnum() and c.isascii()) or c in "_-./: " else "_" for c in key)
 
 
 def environment_tags() -> dict[str, str]:

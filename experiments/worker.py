@@ -2,7 +2,7 @@
 
     python -m experiments.worker RUN_DIRECTORY
 
-`launch` starts one of these for every run; started by hand, it repeats or resumes a single run, under a debugger as well.
+`launch` starts one of these for every run; started by hand, it resumes a single run, under a debugger as well.
 """
 
 import signal

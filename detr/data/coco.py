@@ -64,7 +64,9 @@ def _check_references(path: Path, content: dict[str, Any]) -> None:
         counts = Counter(record["id"] for record in content[section])
         double = [key for key, count in counts.items() if count > 1]
         if double:
-            raise InputError(f"{path}: the id {double[0]} stands {counts[double[0]]} times in {section}; ids are unique")
+            raise InputError(
+                f"{path}: the id {double[0]} stands {counts[double[0]]} times in {section}; ids are unique"
+            )
         ids[section] = counts.keys()
     for image in content["images"]:
         if not all(isinstance(image[k], int) and image[k] > 0 for k in ("width", "height")):
@@ -97,7 +99,7 @@ class CocoDetection(Dataset):
     """Images with the boxes to learn.
 
     A key is (epoch, index). Sample: image (3, h, w), and target with image_id, boxes (n, 4), labels (n,) and size, the
-    original (height, width). Augmentation depends on (seed, epoch, index) alone: neither workers nor a resume change it.
+    original (height, width). Augmentation depends on (seed, epoch, index) alone: workers and resumes do not change it.
     """
 
     def __init__(self, annotations: Path, images: Path, config: DataConfig, train: bool, seed: int = 0) -> None:
@@ -135,7 +137,9 @@ class CocoDetection(Dataset):
             self.findings.degenerate += [r["id"] for r, kept in zip(records, keep, strict=True) if not kept]
             self.findings.clamped += [r["id"] for r, is_over in zip(records, over, strict=True) if is_over]
             boxes.append(torch.from_numpy(inside[keep].astype(np.float32)))
-            labels.append(torch.tensor([label[r["category_id"]] for r, k in zip(records, keep, strict=True) if k]).long())
+            labels.append(
+                torch.tensor([label[r["category_id"]] for r, k in zip(records, keep, strict=True) if k]).long()
+            )
         return boxes, labels
 
     @property
@@ -156,7 +160,9 @@ class CocoDetection(Dataset):
         }
         with torch.random.fork_rng(devices=[]):
             # the CPU generator alone: torch.manual_seed also queues a call for every accelerator, each time
-            torch.default_generator.manual_seed(int(np.random.SeedSequence([self.seed, epoch, index]).generate_state(1, np.uint64)[0] >> 1))
+            torch.default_generator.manual_seed(
+                int(np.random.SeedSequence([self.seed, epoch, index]).generate_state(1, np.uint64)[0] >> 1)
+            )
             image, target = self.transform(tv_tensors.Image(image), target)
         size = torch.tensor([record["height"], record["width"]])
         return image.as_subclass(Tensor), {**target, "image_id": record["id"], "size": size}

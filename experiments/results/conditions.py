@@ -22,8 +22,8 @@ VARIANCE = 0.01  # of boxes over images, in units of the variance of the set's o
 MIN_IMAGES = 5
 
 RULES = {
-    DIVERGED: "the loss became NaN or infinite, or the median training loss of the last tenth of the steps is above that "
-    "of the first",
+    DIVERGED: "the loss became NaN or infinite, or the median training loss of the last tenth of the steps is above "
+    "that of the first",
     UNDER_TRAINED: "the last validation loss is the lowest, and falls by more than 1 % in a tenth of the run",
     DATA_LIMITED: "more than 20 % of the step time went into waiting for data",
     AUDIT_FAILED: "AP, AP50, AP75 and the size strata cannot stand together",

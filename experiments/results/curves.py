@@ -1,4 +1,4 @@
-"""Curves of training: records in, plotly figures out. One colour an arm, the band from the lowest to the highest seed."""
+"""Training curves: records in, plotly figures out. One colour an arm, a band from the lowest to the highest seed."""
 
 import html
 from collections.abc import Mapping, Sequence

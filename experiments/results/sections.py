@@ -97,8 +97,8 @@ def _outcome(evidence: Evidence) -> Iterator[Section]:
         yield Section(
             "Differences",
             [
-                "AP points, mean over same-seed differences; intervals are not corrected for their number, p of secondary "
-                f"contrasts is Holm's. Margin of equivalence: {margin:g} points. A contrast that changes several "
+                "AP points, mean over same-seed differences; intervals are not corrected for their number, p of "
+                f"secondary contrasts is Holm's. Margin of equivalence: {margin:g} points. A contrast that changes several "  # noqa: E501
                 "settings names all of them."
             ],
             tables=[display_contrasts(contrasts)],
@@ -109,8 +109,8 @@ def _outcome(evidence: Evidence) -> Iterator[Section]:
         yield Section(
             "Effects and interactions",
             [
-                "AP points, averaged over the other factors' levels, seeds as blocks; an interaction is half of what one "
-                f"factor's effect gains by the other's second level. {df} degrees of freedom. {completeness(evidence)}"
+                "AP points, averaged over the other factors' levels, seeds as blocks; an interaction is half of what "
+                f"one factor's effect gains by the other's second level. {df} degrees of freedom. {completeness(evidence)}"  # noqa: E501
             ],
             tables=[display_effects(evidence.effects)],
             plots=[Plot("effects", figures.effects(evidence.effects), _caption("Effects", evidence))],
@@ -178,10 +178,10 @@ def _method(evidence: Evidence) -> Section:
     return Section(
         "How this was computed",
         items=[
-            "Intervals over seeds: 95 % t intervals of same-seed differences. Intervals over images say nothing of other "
-            "seeds, and the other way round.",
+            "Intervals over seeds: 95 % t intervals of same-seed differences. Intervals over images say nothing of "
+            "other seeds, and the other way round.",
             images,
-            f"Better, worse and equivalent need at least {MIN_SEEDS} seeds; with fewer no sign-flip test can reach p < 0.05.",
+            f"Better, worse and equivalent need at least {MIN_SEEDS} seeds; with fewer no sign-flip test reaches p < 0.05.",  # noqa: E501
             "Arms of one seed see the same order of images and start from the same weights where their models agree.",
         ],
     )

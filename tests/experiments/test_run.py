@@ -80,7 +80,14 @@ def test_mlflow_has_what_the_run_directory_has(finished):
     for run in ablation_runs(store)[1]:
         lines = Path(run.data.tags[tracking.RUN_DIRECTORY], "records.jsonl").read_text().splitlines()
         records = [json.loads(line) for line in lines]
-        for key in ("train/loss", "train/grad_norm", "train/clip_fraction", "train/lr", "train/lr_backbone", "val/loss"):
+        for key in (
+            "train/loss",
+            "train/grad_norm",
+            "train/clip_fraction",
+            "train/lr",
+            "train/lr_backbone",
+            "val/loss",
+        ):
             expected = [(r["step"], r["metrics"][key]) for r in records if key in r["metrics"]]
             history = client(store).get_metric_history(run.info.run_id, key)
             assert [(p.step, p.value) for p in sorted(history, key=lambda p: p.step)] == expected and expected
@@ -122,7 +129,9 @@ def test_same_command_runs_only_what_is_missing(finished, command, tmp_path):
     done = command(store, *TINY)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 runs are done, 1 to do" in done.stdout
-    assert "0 runs are done" in command(store, *TINY, "fresh=true", "ablation.factors={}", "ablation.baseline={}").stdout
+    assert (
+        "0 runs are done" in command(store, *TINY, "fresh=true", "ablation.factors={}", "ablation.baseline={}").stdout
+    )
 
 
 def test_all_runs_of_a_seed_see_the_same_data_and_start(finished):
@@ -200,7 +209,12 @@ def coco_folder(tmp_path):
 
 
 def coco_overrides(root: Path) -> list[str]:
-    names = {"train_annotations": "train.json", "val_annotations": "val.json", "train_images": "train", "val_images": "val"}
+    names = {
+        "train_annotations": "train.json",
+        "val_annotations": "val.json",
+        "train_images": "train",
+        "val_images": "val",
+    }
     settings = [f"data.{key}={value}" for key, value in names.items()]
     return ["data=coco", f"data.root={root}", "data.image_size=40", "data.max_size=50", "horizon=1 steps", *settings]
 
@@ -215,7 +229,10 @@ FAULTS = {
     "annotations are not JSON": (lambda root: (root / "train.json").write_text("{"), "train.json: not a JSON file"),
     "a key is missing": (drop_key, "annotations[1] lacks bbox"),
     "an image is missing": (lambda root: (root / "train" / "2.png").unlink(), "2.png: the image file is missing"),
-    "an image is corrupt": (lambda root: (root / "val" / "1.png").write_bytes(b"no image"), "1.png: the image cannot be"),
+    "an image is corrupt": (
+        lambda root: (root / "val" / "1.png").write_bytes(b"no image"),
+        "1.png: the image cannot be",
+    ),
     "an image is cut off": (
         lambda root: (root / "train" / "1.png").write_bytes((root / "train" / "1.png").read_bytes()[:60]),
         "1.png: the image cannot be",

@@ -69,7 +69,11 @@ def records(arm: dict, seed: int, ap: float) -> list[dict]:
         if step % 4 == 0:
             # official: still falling at the end; abbreviated: flat
             late = 20.0 - 0.5 * step if arm["recipe"] == "official" else 12.0 + 5 / step
-            metrics = {"val/loss": late, "val/AP": ap * step / STEPS, "diagnostics/matching_instability": 6.0 - step / 5}
+            metrics = {
+                "val/loss": late,
+                "val/AP": ap * step / STEPS,
+                "diagnostics/matching_instability": 6.0 - step / 5,
+            }
             metrics |= {f"diagnostics/attention_entropy_{i}": 0.9 - step / 40 - 0.1 * i for i in range(2)}
             metrics |= {"diagnostics/prediction_variance_boxes": 0.4, "diagnostics/query_use": 0.6}
             lines.append(place | {"metrics": metrics})
