@@ -7,6 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -57,7 +58,11 @@ class Progress:
 
 
 class NonFiniteLoss(ArithmeticError):
-    """The loss became NaN or infinite; the message names step and images."""
+    """The loss became NaN or infinite; the message names step and images, `bundle` holds what an inquiry needs."""
+
+    def __init__(self, message: str, bundle: dict[str, Any]) -> None:
+        super().__init__(message)
+        self.bundle = bundle
 
 
 @dataclass
@@ -105,7 +110,9 @@ def train(config: RunConfig, directory: Path | None = None) -> Iterator[Record]:
     """Train and evaluate; yields a Record after every optimiser step and after every evaluation.
 
     With a `directory` the run resumes from its latest checkpoint there, and leaves `checkpoints/`, `best.safetensors`
-    (by AP) and `predictions.json` (of the last evaluation). Closing the generator saves a checkpoint first.
+    (by AP) and `predictions.json` (of the last evaluation). Closing the generator saves a checkpoint first. A
+    NonFiniteLoss leaves `crash.pt` (loads with weights_only): step, image ids, losses, gradient norms, and the random
+    state before the step.
     """
     setup = prepare(config)
     config, optimizer = setup.config, setup.optimizer
@@ -138,6 +145,10 @@ def train(config: RunConfig, directory: Path | None = None) -> Iterator[Record]:
             metrics["train/wait_fraction"] = metrics["train/data_time"] / metrics["train/step_time"]
             progress.seconds = earlier + time.monotonic() - started
             yield record(setup, progress, metrics)
+    except NonFiniteLoss as failure:
+        if directory:
+            torch.save(failure.bundle | {"norms_before": progress.norms}, directory / "crash.pt")
+        raise
     except GeneratorExit:
         if directory:
             save(setup, progress, directory)
@@ -148,6 +159,7 @@ def train_step(setup: Setup, progress: Progress, micro_batches: list[Batch]) -> 
     """One optimiser step over the micro-batches, whose losses add up to that of the whole effective batch."""
     model, criterion, config = setup.model, setup.criterion, setup.config
     model.train()
+    rng = torch.get_rng_state()
     targets = [target for batch in micro_batches for target in batch.targets]
     normalizers = criterion.normalizers(targets, config.model.num_queries)
     sums: dict[str, torch.Tensor] = {}
@@ -163,9 +175,11 @@ def train_step(setup: Setup, progress: Progress, micro_batches: list[Batch]) -> 
     metrics = {f"train/{key}": value.item() for key, value in sums.items()}
     norm = clip_gradients(model, config.optim.clip_norm)
     if not (torch.isfinite(sums["loss"]) and norm < float("inf")):
-        images = ", ".join(str(t["image_id"]) for t in targets)
+        image_ids = [target["image_id"] for target in targets]
         raise NonFiniteLoss(
-            f"step {progress.step + 1}: the loss is {metrics['train/loss']}, the gradient norm {norm}; images {images}"
+            f"step {progress.step + 1}: the loss is {metrics['train/loss']}, the gradient norm {norm}; "
+            f"images {', '.join(map(str, image_ids))}",
+            {"step": progress.step + 1, "image_ids": image_ids, "losses": metrics, "grad_norm": norm, "rng": rng},
         )
     measured = config.train.diagnostics and (progress.step + 1) % config.train.update_ratio_steps == 0
     before = copy_weights(setup.optimizer) if measured else None

@@ -89,7 +89,7 @@ def differing(settings: Mapping[str, Mapping[str, Any]], pairs: Sequence[tuple[s
 
 
 def comparison(lengths: pd.DataFrame) -> str:
-    """In what the arms are equally long: "equal steps (600), equal epochs (4.8)", or what they differ in.
+    """In what the arms are equally long, and in what not: "equal steps (600) and epochs (4.8), unequal fraction ...".
 
     lengths:  one row an arm: steps, epochs, fraction (of the published schedule, 0..1), as run or planned
     """
@@ -99,19 +99,21 @@ def comparison(lengths: pd.DataFrame) -> str:
     shown = {
         "steps": [f"{v:.0f}" for v in known["steps"]],
         "epochs": [f"{v:.3g}" for v in known["epochs"]],
-        "fraction": [f"{100 * v:.3g} % of the schedule" for v in known["fraction"]],
+        "fraction of the schedule": [f"{100 * v:.3g} %" for v in known["fraction"]],
     }
     if len(known) == 1:
-        return f"{shown['steps'][0]} steps, {shown['epochs'][0]} epochs, {shown['fraction'][0]}"
-    equal = [f"equal {unit} ({texts[0]})" for unit, texts in shown.items() if len(set(texts)) == 1]
-    if equal:
-        return ", ".join(equal)
-    ranges = [f"{unit} {values.min():.3g} to {values.max():.3g}" for unit, values in known[["steps", "epochs"]].items()]
-    return f"unequal lengths ({', '.join(ranges)})"
+        steps, epochs, fraction = (texts[0] for texts in shown.values())
+        return f"{steps} steps, {epochs} epochs, {fraction} of the schedule"
+    equal = [f"{unit} ({texts[0]})" for unit, texts in shown.items() if len(set(texts)) == 1]
+    places = {unit: (known[unit.split()[0]].argmin(), known[unit.split()[0]].argmax()) for unit in shown}
+    ends = {unit: (shown[unit][low], shown[unit][high]) for unit, (low, high) in places.items()}
+    unequal = [f"{unit} ({low} to {high})" for unit, (low, high) in ends.items() if low != high]
+    parts = [f"{word} {listed(units)}" for word, units in (("equal", equal), ("unequal", unequal)) if units]
+    return ", ".join(parts)
 
 
 def listed(words: Sequence[str]) -> str:
-    """ "a", "a and b", "a, b and c"."""
+    """Words as a sentence lists them: a, b and c."""
     return " and ".join([", ".join(words[:-1]), words[-1]] if len(words) > 1 else words)
 
 

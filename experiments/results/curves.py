@@ -7,7 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
-# Okabe and Ito's palette, which the colour-blind can tell apart, from dark to light, and dashes for the arms beyond it
+# Okabe and Ito's palette, which the colour-blind can tell apart, and dashes that let coinciding lines be seen
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#F0E442")
 DASHES = ("solid", "dash", "dot", "dashdot")
 POINTS = 200  # of a line at most: longer ones are averaged over equal stretches of steps
@@ -20,7 +20,7 @@ MATCHING = {
     "diagnostics/query_use": "share of queries matched at least once",
     "diagnostics/duplicates": "share of detections that repeat a better one",
 }
-LOGARITHMIC = ("train/grad_norm", "train/lr", "train/lr_backbone")
+SHARES = ("train/clip_fraction", "diagnostics/query_use", "diagnostics/duplicates")
 
 Records = Mapping[tuple[str, int], pd.DataFrame]  # (arm, seed) -> frame of `runs.load_records`
 
@@ -48,9 +48,13 @@ def panels(records: Records, metrics: Mapping[str, str], arms: Sequence[str]) ->
             if any(key in frame for (name, _), frame in records.items() if name == arm):
                 shown.add(arm)
         figure.update_xaxes(title_text="optimiser step", row=row, col=column)
-        if key in LOGARITHMIC:
+        if key in RATES:
+            figure.update_yaxes(type="log", dtick="D2", exponentformat="e", row=row, col=column)
+        if key == "train/grad_norm":
             figure.update_yaxes(type="log", row=row, col=column)
-    return styled(figure, 90 + 310 * rows)
+        if key in SHARES:
+            figure.update_yaxes(range=[-0.03, 1.03], row=row, col=column)
+    return styled(figure, 110 + 310 * rows)
 
 
 def seed_band(records: Records, arm: str, key: str) -> pd.DataFrame:
@@ -89,8 +93,8 @@ def styled(figure: go.Figure, height: int) -> go.Figure:
     figure.update_layout(
         template="plotly_white",
         height=height,
-        margin={"l": 60, "r": 20, "t": 50, "b": 60},
-        legend={"orientation": "h", "y": -60 / height, "yanchor": "top"},
+        margin={"l": 60, "r": 20, "t": 40, "b": 90},
+        legend={"orientation": "h", "y": -58 / (height - 130), "yanchor": "top"},
         font={"family": "system-ui, sans-serif", "size": 13},
     )
     figure.update_annotations(font_size=13)
@@ -110,7 +114,7 @@ def _traces(band: pd.DataFrame, arm: str, arms: Sequence[str], markers: bool) ->
         legendgroup=name,
         showlegend=True,
         mode="lines+markers" if markers else "lines",
-        line={"color": tone, "width": 2, "dash": DASHES[list(arms).index(arm) // len(PALETTE) % len(DASHES)]},
+        line={"color": tone, "width": 2, "dash": DASHES[list(arms).index(arm) % len(DASHES)]},
         marker={"size": 5},
         hovertemplate=f"{name} ({seeds} {'seed' if seeds == 1 else 'seeds'})<br>step %{{x}}: %{{y:.4g}}<extra></extra>",
     )

@@ -90,7 +90,7 @@ def class_differences(table: pd.DataFrame) -> go.Figure:
 
 def _rows(labels: Sequence[str], row: int = ROW) -> go.Figure:
     """An empty figure with one labelled line a row, the first on top."""
-    figure = styled(go.Figure(), 130 + row * max(len(labels), 1))
+    figure = styled(go.Figure(), 150 + row * max(len(labels), 1))
     figure.update_yaxes(
         tickvals=list(range(len(labels))),
         ticktext=[html.escape(label) for label in labels],

@@ -8,6 +8,7 @@ from experiments.results.contrasts import Contrast, listed
 
 CLIP = "optim.clip_norm"
 ALWAYS, NEVER = 0.9995, 0.0005  # of the steps, to what is shown
+NOTHING = 0.005  # AP, 0..1
 UNLIKE = 1.5  # ratio from which a diagnostic of two arms is worth a word
 SIGNALS = {
     "diagnostics/matching_instability": "queries per image that changed their object between evaluations",
@@ -24,12 +25,24 @@ def reasons(contrast: Contrast, runs: pd.DataFrame, conditions: pd.DataFrame) ->
     conditions:  one row a run and condition: arm, seed, condition, reason (see `conditions`)
     """
     sides = [runs[runs["arm"].isin(side)] for side in (contrast.arms, contrast.against)]
-    found = [_clipping(contrast, *sides), _lengths(*sides)]
-    if len(contrast.changes) > 1:
-        found.append(f"{listed(contrast.changes)} change at once, so no single one of them is shown to be the cause")
+    found = [_nothing_learnt(*sides), _confounded(contrast), _clipping(contrast, *sides), _lengths(*sides)]
     found += _conditions(contrast, runs, conditions)
     found += _signals(*sides)
     return [text for text in found if text]
+
+
+def _nothing_learnt(one: pd.DataFrame, other: pd.DataFrame) -> str:
+    """Two arms that detect nothing do not differ in AP, whatever else they do."""
+    both = pd.concat([one, other])
+    if "val/AP" not in both or both.empty or not both["val/AP"].max() < NOTHING:
+        return ""
+    return f"no run reaches an AP of {100 * NOTHING:g}: they are too short to differ in it"
+
+
+def _confounded(contrast: Contrast) -> str:
+    if len(contrast.changes) < 2:
+        return ""
+    return f"{listed(contrast.changes)} change at once, so no single one of them is shown to be the cause"
 
 
 def _clipping(contrast: Contrast, one: pd.DataFrame, other: pd.DataFrame) -> str:
@@ -39,10 +52,11 @@ def _clipping(contrast: Contrast, one: pd.DataFrame, other: pd.DataFrame) -> str
         return ""
     where = "both arms" if len(contrast.pairs) == 1 else "all arms"
     shown = f"({', '.join(_percent(share) for share in shares)})"
-    if min(shares) >= ALWAYS:
-        return f"every step was clipped in {where} {shown}, and AdamW cancels a constant scale"
     if min(shares) >= 0.95:
-        return f"nearly every step was clipped in {where} {shown}, and AdamW cancels a constant scale"
+        # Both gradients have the norm of their bound, so their ratio is that of the bounds, the same at every step.
+        how = "every step" if min(shares) >= ALWAYS else "nearly every step"
+        other_changes = "of the clip norm little is left: " if len(contrast.changes) > 1 else ""
+        return f"{other_changes}{how} was clipped in {where} {shown}, and AdamW cancels a constant scale"
     if max(shares) <= NEVER:
         return f"no step was clipped in {where} {shown}: the bound was never reached"
     return f"the bound was in effect to different degrees: share of clipped steps {shown}"

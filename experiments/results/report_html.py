@@ -1,6 +1,7 @@
 """A report as one HTML page that needs nothing else: plotly.js and the images are inside."""
 
 import html
+import re
 from collections.abc import Iterator, Sequence
 
 import pandas as pd
@@ -11,18 +12,22 @@ from experiments.results.scenes import PALETTE, THRESHOLDS, Scene, above, svg
 from experiments.results.sections import Plot, Section
 
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 0 auto; max-width: 1180px; padding: 16px 24px 60px; }
+body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 0 auto;
+  max-width: 1180px; padding: 16px 24px 60px; }
 h1 { font-size: 24px; } h2 { font-size: 19px; margin-top: 36px; border-top: 1px solid #ddd; padding-top: 14px; }
-nav a { margin-right: 14px; } a { color: #0b5394; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; margin: 10px 0; font-variant-numeric: tabular-nums; }
-th, td { padding: 4px 10px; text-align: right; border-bottom: 1px solid #e3e3e3; white-space: nowrap; }
-th:first-child, td:first-child, td.words { text-align: left; } td.words { white-space: normal; min-width: 220px; }
+nav a { margin-right: 14px; } a { color: #0b5394; } li { margin-bottom: 5px; }
+.scroll { overflow-x: auto; }
+table { border-collapse: collapse; margin: 10px 0; font-size: 13px; font-variant-numeric: tabular-nums; }
+th, td { padding: 4px 9px; text-align: left; border-bottom: 1px solid #e3e3e3; white-space: nowrap; }
+td.number { text-align: right; } td.words { white-space: normal; min-width: 200px; }
 thead th { border-bottom: 2px solid #888; } .incomplete { background: #fff3cd; padding: 8px 12px; }
 figure { margin: 14px 0; } figcaption { color: #555; font-size: 13px; }
-.pictures { display: grid; gap: 6px; margin: 12px 0 26px; } .pictures svg { width: 100%; background: #eee; image-rendering: auto; display: block; }
-.pictures p { margin: 0; font-size: 12.5px; overflow-wrap: anywhere; } .pictures .head { font-weight: 600; }
+.pictures { display: grid; grid-template-columns: repeat(4, 1fr); gap: 8px; margin: 6px 0 28px; }
+.pictures svg { width: 100%; background: #eee; display: block; }
+.pictures p { margin: 2px 0 0; font-size: 12.5px; overflow-wrap: anywhere; } .head { font-weight: 600; margin: 0; }
 .key span { display: inline-block; width: 12px; height: 12px; margin: 0 5px 0 14px; vertical-align: -1px; }
 """
+NUMERIC = re.compile(r"[+−<–]? ?\d.*|–")  # a cell that reads as a number, an interval or its absence
 
 
 def page(title: str, sections: Sequence[Section], evidence: Evidence) -> str:
@@ -65,8 +70,8 @@ def table(frame: pd.DataFrame) -> str:
 
 
 def _cell(value: str) -> str:
-    words = ' class="words"' if len(value) > 30 else ""
-    return f"<td{words}>{html.escape(value)}</td>"
+    kind = ' class="words"' if len(value) > 30 else ' class="number"' if NUMERIC.fullmatch(value) else ""
+    return f"<td{kind}>{html.escape(value)}</td>"
 
 
 def _plot(plot: Plot) -> str:
@@ -77,7 +82,7 @@ def _plot(plot: Plot) -> str:
 
 
 def _pictures(scenes: Sequence[Scene]) -> Iterator[str]:
-    """For each image the ground truth, and below the detections of both arms above each threshold."""
+    """For each image the ground truth, and beside it, a row an arm, the detections above each threshold."""
     classes = sorted({box[4] for s in scenes for boxes in (s.truth, *s.detections.values()) for box in boxes})
     key = "".join(
         f'<span style="background:{PALETTE[i % len(PALETTE)]}"></span>{html.escape(name)}'
@@ -89,16 +94,20 @@ def _pictures(scenes: Sequence[Scene]) -> Iterator[str]:
         f'<p class="key">{key}</p>'
     )
     for number, scene in enumerate(scenes):
-        if scene.note:
-            yield f"<p>{html.escape(scene.name)}: {html.escape(scene.note)}; boxes are drawn without it.</p>"
-        cells = [("ground truth", scene.truth)]
-        for arm, boxes in scene.detections.items():
-            for threshold in THRESHOLDS:
-                above_what = f"score above {threshold:.2f}" if threshold else "no threshold"
-                cells.append((f"{arm}, {above_what}", above(boxes, threshold)))
-        drawn = [
-            f"<div>{svg(scene, number, boxes, classes, first=i == 0)}<p>{html.escape(name)}: {len(boxes)} boxes</p></div>"
-            for i, (name, boxes) in enumerate(cells)
-        ]
         yield f'<p class="head">{html.escape(scene.name)}</p>'
-        yield f'<div class="pictures" style="grid-template-columns: repeat({len(cells)}, 1fr)">{"".join(drawn)}</div>'
+        if scene.note:
+            yield f"<p>{html.escape(scene.note)}; the boxes are drawn without it.</p>"
+        truth = svg(scene, number, scene.truth, classes, first=True)
+        cells = [_picture(truth, "ground truth", scene.truth)]
+        for i, (arm, boxes) in enumerate(scene.detections.items()):
+            cells += ["<div></div>"] if i else []  # below the ground truth
+            for threshold in THRESHOLDS:
+                name = f"{arm}, {f'score above {threshold:.2f}' if threshold else 'no threshold'}"
+                shown = above(boxes, threshold)
+                cells.append(_picture(svg(scene, number, shown, classes, first=False), name, shown))
+        yield f'<div class="pictures">{"".join(cells)}</div>'
+
+
+def _picture(drawn: str, name: str, boxes: Sequence[tuple]) -> str:
+    count = f"{len(boxes)} {'box' if len(boxes) == 1 else 'boxes'}"
+    return f"<div>{drawn}<p>{html.escape(name)}: {count}</p></div>"

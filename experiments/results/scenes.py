@@ -90,9 +90,11 @@ def _box(box: tuple, classes: Sequence[str], size: int) -> str:
     tone = PALETTE[classes.index(name) % len(PALETTE)] if name in classes else "#ffffff"
     text = f"{html.escape(name)} {score:.2f}"
     # Faint boxes stand for weak detections; without a threshold every query shows.
+    place = f'x="{x:.2f}" y="{y:.2f}" width="{width:.2f}" height="{height:.2f}" fill="none"'
+    faint = f'stroke-opacity="{0.15 + 0.85 * score:.2f}"'
     return (
-        f'<rect x="{x:.2f}" y="{y:.2f}" width="{width:.2f}" height="{height:.2f}" fill="none" stroke="{tone}" '
-        f'stroke-width="{size / 110:.2f}" stroke-opacity="{0.25 + 0.75 * score:.2f}"><title>{text}</title></rect>'
+        f'<rect {place} stroke="#000" stroke-width="{size / 70:.2f}" {faint}/>'
+        f'<rect {place} stroke="{tone}" stroke-width="{size / 130:.2f}" {faint}><title>{text}</title></rect>'
     )
 
 

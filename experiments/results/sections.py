@@ -21,7 +21,7 @@ from experiments.results.tables import (
     run_table,
     settings_table,
 )
-from experiments.results.verdicts import MIN_SEEDS, points, sentences
+from experiments.results.verdicts import MIN_SEEDS, points
 
 
 @dataclass(frozen=True)
@@ -77,9 +77,10 @@ def _answer(evidence: Evidence) -> Iterator[Section]:
             *evidence.notes,
         ],
     )
-    first = sentences(evidence.verdicts, [PRIMARY, SECONDARY])
+    first = [f"{v.contrast.role}: {v.text}" for v in evidence.verdicts if v.contrast.role in (PRIMARY, SECONDARY)]
     yield Section("Verdicts", items=first)
-    yield Section("Exploratory verdicts", items=sentences(evidence.verdicts, [EXPLORATORY]))
+    more = [verdict.short for verdict in evidence.verdicts if verdict.contrast.role == EXPLORATORY]
+    yield Section("Exploratory verdicts", items=more)
 
 
 def _outcome(evidence: Evidence) -> Iterator[Section]:
@@ -98,8 +99,8 @@ def _outcome(evidence: Evidence) -> Iterator[Section]:
             "Differences",
             [
                 "AP points, mean over same-seed differences; intervals are not corrected for their number, p of "
-                f"secondary contrasts is Holm's. Margin of equivalence: {margin:g} points. A contrast that changes several "  # noqa: E501
-                "settings names all of them."
+                f"secondary contrasts is Holm's. Margin of equivalence: {margin:g} points. A contrast that changes "
+                "several settings names all of them."
             ],
             tables=[display_contrasts(contrasts)],
             plots=[Plot("differences", figures.differences(contrasts, margin), _caption("Differences", evidence))],
@@ -110,7 +111,8 @@ def _outcome(evidence: Evidence) -> Iterator[Section]:
             "Effects and interactions",
             [
                 "AP points, averaged over the other factors' levels, seeds as blocks; an interaction is half of what "
-                f"one factor's effect gains by the other's second level. {df} degrees of freedom. {completeness(evidence)}"  # noqa: E501
+                f"one factor's effect gains by the other's second level. {df} degrees of freedom. "
+                f"{completeness(evidence)}"
             ],
             tables=[display_effects(evidence.effects)],
             plots=[Plot("effects", figures.effects(evidence.effects), _caption("Effects", evidence))],
@@ -181,7 +183,8 @@ def _method(evidence: Evidence) -> Section:
             "Intervals over seeds: 95 % t intervals of same-seed differences. Intervals over images say nothing of "
             "other seeds, and the other way round.",
             images,
-            f"Better, worse and equivalent need at least {MIN_SEEDS} seeds; with fewer no sign-flip test reaches p < 0.05.",  # noqa: E501
+            f"Better, worse and equivalent need at least {MIN_SEEDS} seeds; with fewer no sign-flip test reaches "
+            "p < 0.05.",
             "Arms of one seed see the same order of images and start from the same weights where their models agree.",
         ],
     )

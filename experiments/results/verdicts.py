@@ -5,7 +5,7 @@ more seeds the claim is about retraining, with a t interval of the same-seed dif
 about these checkpoints on these images, by the bootstrap over images.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -50,7 +50,8 @@ class Verdict:
     def _because(self, most: int | None = None) -> str:
         if not self.reasons:
             return ""
-        return f"; {'reason' if len(self.reasons[:most]) == 1 else 'reasons'}: {'; '.join(self.reasons[:most])}"
+        kind = "note" if self.word in (BETTER, WORSE) else "reason"  # these limit a claim, and do not explain it
+        return f"; {kind}{'s' if len(self.reasons[:most]) > 1 else ''}: {'; '.join(self.reasons[:most])}"
 
     def _evidence(self) -> list[str]:
         return [self._difference(), *self._limits(), *self._role()]
@@ -165,8 +166,3 @@ def _by_seed(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
     if metric not in runs:
         return pd.DataFrame(index=pd.Index([], name="seed"))
     return runs.pivot_table(index="seed", columns="arm", values=metric, aggfunc="first")
-
-
-def sentences(found: Sequence[Verdict], roles: Sequence[str]) -> list[str]:
-    """The texts of the verdicts with these roles, in order."""
-    return [verdict.text for verdict in found if verdict.contrast.role in roles]

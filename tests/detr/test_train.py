@@ -214,6 +214,9 @@ def test_a_non_finite_loss_stops_at_that_step_before_the_update(tiny_run, tmp_pa
     with pytest.raises(NonFiniteLoss, match=r"step 2: the loss is .*images \d+, \d+, \d+, \d+"):
         next(run)
     assert all(torch.equal(p.nan_to_num(), before[name].nan_to_num()) for name, p in setup.model.named_parameters())
+    crash = torch.load(tmp_path / "crash.pt", weights_only=True)
+    assert crash["step"] == 2 and len(crash["image_ids"]) == 4 and len(crash["rng"]) == len(torch.get_rng_state())
+    assert not math.isfinite(crash["losses"]["train/loss"]) and len(crash["norms_before"]) == 1
 
 
 def test_number_of_classes_must_hold_the_data(tiny_run):

@@ -11,6 +11,7 @@ from mlflow.entities import Metric, Param, RunTag
 from PIL import Image
 
 from experiments import tracking
+from experiments.results.bootstrap import ap
 from experiments.store import Store, initialise, load_store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,7 +52,7 @@ def detections(content: dict, off: float, seed: int) -> list[dict]:
     return found
 
 
-def records(arm: dict, seed: int, ap: float) -> list[dict]:
+def records(arm: dict, seed: int, final: float) -> list[dict]:
     """Lines of records.jsonl: a loss that falls, and an evaluation every fourth step."""
     lines = []
     for step in range(1, STEPS + 1):
@@ -71,7 +72,7 @@ def records(arm: dict, seed: int, ap: float) -> list[dict]:
             late = 20.0 - 0.5 * step if arm["recipe"] == "official" else 12.0 + 5 / step
             metrics = {
                 "val/loss": late,
-                "val/AP": ap * step / STEPS,
+                "val/AP": final * step / STEPS,
                 "diagnostics/matching_instability": 6.0 - step / 5,
             }
             metrics |= {f"diagnostics/attention_entropy_{i}": 0.9 - step / 40 - 0.1 * i for i in range(2)}
@@ -141,9 +142,9 @@ class Builder:
 
     def child(self, parent: str, arm: str, levels: dict, seed: int, failed: bool, silent: bool) -> None:
         """One run of an arm."""
-        off = QUALITY[levels["recipe"]]
-        ap = 0.6 - 0.1 * off + 0.01 * seed + (0.002 * (seed % 2) if levels["clip"] == "1.0" else 0)
-        lines = records(levels, seed, ap)
+        found = detections(self.content, QUALITY[levels["recipe"]], 2 * seed + (levels["clip"] == "1.0"))
+        scores = {name: ap(self.content, found, metric=name) for name in ("AP", "AP50", "AP75")}
+        lines = records(levels, seed, scores["AP"])
         tags = {
             "mlflow.parentRunId": parent, tracking.ARM: arm, tracking.SEED: str(seed), tracking.FINGERPRINT: "f",
             tracking.STATE: "failed" if failed else "finished",
@@ -151,10 +152,11 @@ class Builder:
         }  # fmt: skip
         params = {"schedule.full_epochs": 500.0, "evaluation.area_limits": "[100.0, 300.0]", "model.hidden_dim": 32}
         metrics = {k: v for line in lines for k, v in line["metrics"].items()}
-        metrics |= {"val/AP50": 1.6 * ap, "val/AP75": 0.9 * ap, tracking.STEP: STEPS, tracking.EPOCH: 10.0}
+        metrics |= {f"val/{name}": value for name, value in scores.items()}
+        metrics |= {tracking.STEP: STEPS, tracking.EPOCH: 10.0}
         files = {tracking.RECORDS: "".join(json.dumps(line) + "\n" for line in lines)}
         if not failed and not silent:
-            files[tracking.PREDICTIONS] = json.dumps(detections(self.content, off, seed))
+            files[tracking.PREDICTIONS] = json.dumps(found)
         self.run(tags, params, {} if failed else metrics, files)
 
 
