@@ -1,6 +1,7 @@
 """MLflow -> frames: the only reader of the store."""
 
 import json
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from mlflow.exceptions import MlflowException
 
 from experiments import tracking
 from experiments.store import Store
+
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a bar for every file that is read
 
 
 @dataclass(frozen=True)

@@ -44,8 +44,8 @@ class Verdict:
 
     @property
     def short(self) -> str:
-        """The same with the first reason only."""
-        return f"{self.contrast.label}: {self.word} ({'; '.join(self._evidence())}){self._because(1)}"
+        """The same with the two first reasons only."""
+        return f"{self.contrast.label}: {self.word} ({'; '.join(self._evidence())}){self._because(2)}"
 
     def _because(self, most: int | None = None) -> str:
         if not self.reasons:
@@ -74,6 +74,8 @@ class Verdict:
             claim = "differ" if differ else "cannot be told apart"
             which = "these two checkpoints" if len(self.contrast.pairs) == 1 else "these checkpoints"
             return [f"{which} {claim} on these images, {interval}"]
+        if self.word == NOT_ENOUGH_SEEDS and within(self.seeds, self.margin):
+            return [f"within the margin of {100 * self.margin:g}, which takes {MIN_SEEDS} seeds to claim"]
         if self.word == NOT_ENOUGH_SEEDS and self.seeds.n > 1:
             return [f"with fewer than {MIN_SEEDS} seeds no sign-flip test can reach p < {LEVEL}"]
         if self.word == EQUIVALENT:
@@ -121,7 +123,7 @@ def decide(difference: Interval, p_value: float, margin: float) -> str:
     """
     if difference.n < 2:
         return NOT_ENOUGH_SEEDS
-    equivalent = -margin < difference.low and difference.high < margin
+    equivalent = within(difference, margin)
     if not equivalent and not p_value < LEVEL:
         return NOT_DISTINGUISHABLE
     if difference.n < MIN_SEEDS:
@@ -129,6 +131,11 @@ def decide(difference: Interval, p_value: float, margin: float) -> str:
     if equivalent:
         return EQUIVALENT
     return BETTER if difference.estimate > 0 else WORSE
+
+
+def within(difference: Interval, margin: float) -> bool:
+    """Whether the whole interval is inside the margin; False where there is none."""
+    return -margin < difference.low and difference.high < margin
 
 
 def seed_difference(runs: pd.DataFrame, contrast: Contrast, metric: str = METRIC) -> Interval:

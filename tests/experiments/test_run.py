@@ -148,8 +148,9 @@ def test_a_failing_arm_is_reported_and_the_others_go_on(tmp_path, command):
     done = command(
         tmp_path,
         *TINY,
-        "ablation.factors={lr: {good: [optim.lr=1e-4], absurd: [optim.lr=1e30]}}",
-        "ablation.baseline={lr: good}",
+        "ablation=single",
+        "+ablation.factors.lr={good: ['optim.lr=1e-4'], absurd: ['optim.lr=1e30']}",
+        "+ablation.baseline.lr=good",
         "horizon=6 steps",
         "workers=1",
     )
@@ -171,7 +172,7 @@ MISTAKES = {
     "wrong type": (["optim.lr=fast"], "optim.lr='fast': must be float"),
     "missing data root": (["data=coco", "data.root=/nowhere"], "data.root=/nowhere: there is no such folder"),
     "level that names no setting": (
-        ["ablation.factors={a: {x: [optim.nothing=1]}}", "ablation.baseline={a: x}"],
+        ["+ablation.factors.a={x: ['optim.nothing=1']}", "+ablation.baseline.a=x"],
         "optim.nothing: unknown setting",
     ),
     "seeds that are no integers": (["seeds=[0,one]"], "give a list of integers"),
@@ -231,11 +232,11 @@ FAULTS = {
     "an image is missing": (lambda root: (root / "train" / "2.png").unlink(), "2.png: the image file is missing"),
     "an image is corrupt": (
         lambda root: (root / "val" / "1.png").write_bytes(b"no image"),
-        "1.png: the image cannot be",
+        "1.png: not a readable image",
     ),
     "an image is cut off": (
         lambda root: (root / "train" / "1.png").write_bytes((root / "train" / "1.png").read_bytes()[:60]),
-        "1.png: the image cannot be",
+        "1.png: not a readable image",
     ),
 }
 
