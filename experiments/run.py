@@ -32,7 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
     from experiments.store import StoreError
 
     try:
-        console = Console(highlight=False, soft_wrap=False)
+        width = None if sys.stdout.isatty() else 160  # logs are not folded at 80 columns
+        console = Console(highlight=False, width=width)
         return launch(overrides, console)
     except (InputError, StoreError) as error:
         print(f"error: {error}", file=sys.stderr)

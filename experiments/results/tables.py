@@ -69,8 +69,10 @@ def terminal_table(table: pd.DataFrame) -> pd.DataFrame:
     shown = display_table(table)
     for name in METRICS[1:]:
         shown[name] = [_mean_sd(value, None, 100, 1) for value in table[name]]
+    shown["arm"] = shown["arm"].str.replace(",", ", ")  # where a long name may be broken
     empty = [] if shown["note"].any() else ["note"]
-    return shown.drop(columns=["val loss", "minutes", "steps", *empty])
+    shown = shown.drop(columns=["val loss", "minutes", "steps", *empty])
+    return shown.rename(columns={"seeds": "N", "clipped": "clip"})
 
 
 def interval_table(table: pd.DataFrame) -> pd.DataFrame:

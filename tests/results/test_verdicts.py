@@ -180,8 +180,8 @@ def test_the_issues_example():
     design = DESIGN | {"arms": arms, "factors": {"r": ["a"], "c": ["x", "y"]}, "margin": 0.5}
     (verdict,) = verdicts(design, frame, pd.DataFrame(), NONE)
     assert verdict.text == (
-        "c y against x: not distinguishable (difference +0.1 AP, interval −0.8 to +1.0, 3 seeds); reason: every step was "
-        "clipped in both arms (100 %, 100 %), and AdamW cancels a constant scale"
+        "c y against x: not distinguishable (difference +0.1 AP, interval −0.8 to +1.0, 3 seeds); reason: every step "
+        "was clipped in both arms (100 %, 100 %), and AdamW cancels a constant scale"
     )
 
 
@@ -334,7 +334,7 @@ def test_collapse():
     assert conditions.collapsed(pd.DataFrame({key: [0.001, 0.5]})) == ""
     assert conditions.collapsed(pd.DataFrame({"step": [1]})) == ""
     rng = np.random.default_rng(0)
-    sizes = {i: (100, 80) for i in range(8)}
+    sizes = dict.fromkeys(range(8), (100, 80))
     queries = rng.uniform(10, 40, (5, 4))
     same = [{"image_id": i, "bbox": q + rng.normal(0, 0.2, 4)} for i in sizes for q in queries]
     other = [{"image_id": i, "bbox": rng.uniform(10, 40, 4)} for i in sizes for _ in queries]

@@ -1,0 +1,103 @@
+"""Frames in, figures out: values, colours, captions of what is missing."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from experiments.results import curves, figures
+from experiments.results.scenes import Scene, above, embed, svg
+
+ARMS = ["<b>a</b>", "b"]
+
+
+def line(values: list[float], key: str = "val/loss", steps: list[int] | None = None) -> pd.DataFrame:
+    return pd.DataFrame({"step": steps or range(1, len(values) + 1), key: values})
+
+
+def test_a_band_reaches_from_the_lowest_to_the_highest_seed():
+    records = {("b", 0): line([1.0, 2.0]), ("b", 1): line([3.0, 6.0]), (ARMS[0], 0): line([9.0, 9.0])}
+    band = curves.seed_band(records, "b", "val/loss")
+    assert band[["step", "mean", "low", "high", "seeds"]].values.tolist() == [[1, 2, 1, 3, 2], [2, 4, 2, 6, 2]]
+
+
+def test_a_band_covers_the_steps_that_all_seeds_have_and_shows_ap_times_100():
+    records = {("b", 0): line([0.1, 0.2, 0.3], "val/AP"), ("b", 1): line([0.3, 0.4], "val/AP")}
+    band = curves.seed_band(records, "b", "val/AP")
+    assert band["step"].tolist() == [1, 2] and band["mean"].tolist() == pytest.approx([20, 30])
+
+
+def test_long_lines_are_averaged_and_keep_their_mean():
+    band = curves.seed_band({("b", 0): line(list(np.arange(1000.0)))}, "b", "val/loss")
+    assert len(band) == curves.POINTS and band["step"].iloc[-1] == 1000
+    assert band["mean"].mean() == pytest.approx(499.5)
+
+
+def test_an_arm_keeps_its_colour_where_others_are_missing():
+    both = curves.panels({(ARMS[0], 0): line([1.0]), ("b", 0): line([2.0])}, curves.LOSSES, ARMS)
+    one = curves.panels({("b", 0): line([2.0])}, curves.LOSSES, ARMS)
+    assert both.data[1].line.color == one.data[0].line.color == curves.colour("b", ARMS)
+    assert len({curves.colour(arm, ARMS) for arm in ARMS}) == 2
+
+
+def test_names_from_data_are_text_in_figures():
+    figure = curves.panels({(ARMS[0], 0): line([1.0, 2.0])}, curves.LOSSES, ARMS)
+    assert figure.data[0].name == "&lt;b&gt;a&lt;/b&gt;"
+
+
+def test_no_panel_where_nothing_was_logged():
+    assert curves.panels({("b", 0): line([1.0])}, curves.RATES, ARMS) is None
+    assert curves.panels({}, curves.LOSSES, ARMS) is None
+    assert curves.entropy_metrics({("b", 0): line([1.0])}) == {}
+
+
+def test_layers_of_the_entropy_are_in_order():
+    frame = pd.DataFrame({f"diagnostics/attention_entropy_{i}": [0.5] for i in (10, 2, 0)})
+    assert list(curves.entropy_metrics({("b", 0): frame}).values()) == [f"decoder layer {i}" for i in (0, 2, 10)]
+
+
+def test_both_intervals_of_ap_stand_apart():
+    table = pd.DataFrame(
+        {"arm": ARMS, "AP": [0.3, 0.4], "AP_seeds_low": [0.2, np.nan], "AP_seeds_high": [0.4, np.nan],
+         "AP_images_low": [0.25, 0.35], "AP_images_high": [0.36, 0.45]}
+    )  # fmt: skip
+    figure = figures.ap_by_arm(table, pd.DataFrame({"arm": ["b"], "seed": [3], "val/AP": [0.4]}))
+    seeds, images, single = figure.data
+    assert list(seeds.error_x.array) == pytest.approx([10, 0]) and seeds.customdata[1] == "unknown"
+    assert list(images.error_x.arrayminus) == pytest.approx([5, 5])
+    assert list(single.x) == pytest.approx([40]) and list(single.y) == [0.7]
+    assert figure.layout.yaxis.ticktext[0] == "&lt;b&gt;a&lt;/b&gt;"
+
+
+def test_figures_of_nothing_are_empty():
+    table = pd.DataFrame({"class": [], "difference": [], "low": [], "high": []})
+    assert figures.class_differences(table).data == ()
+
+
+SCENE = Scene("1.png", 40, 30, "data:image/png;base64,AA", "", (), {})
+
+
+def test_boxes_are_drawn_with_their_class_and_score_as_text():
+    drawn = svg(SCENE, 0, [(1, 2, 3, 4, "<script>", 0.5)], ["<script>"], first=True)
+    assert 'x="1.00" y="2.00" width="3.00" height="4.00"' in drawn and "&lt;script&gt; 0.50" in drawn
+    assert "<script" not in drawn and drawn.count("data:image") == 1
+    assert "data:image" not in svg(SCENE, 0, [], [], first=False)  # it refers to the first
+
+
+def test_a_threshold_keeps_what_is_above_it():
+    boxes = [(0, 0, 1, 1, "a", score) for score in (0.5, 0.75, 0.9, 0.0)]
+    assert [b[5] for b in above(boxes, 0.75)] == [0.9] and [b[5] for b in above(boxes, 0.5)] == [0.75, 0.9]
+
+
+def test_images_are_read_from_their_folder_alone(tmp_path):
+    folder = tmp_path / "val"
+    folder.mkdir()
+    (folder / "1.png").write_bytes(b"image")
+    (tmp_path / "secret.png").write_bytes(b"secret")
+    (folder / "link.png").symlink_to(tmp_path / "secret.png")
+    (folder / "notes.txt").write_text("no image")
+    assert embed(folder, "1.png") == ("data:image/png;base64,aW1hZ2U=", "")
+    for name in ("../secret.png", str(tmp_path / "secret.png"), "link.png"):
+        assert embed(folder, name) == ("", "its path leaves the folder of the images")
+    assert embed(folder, "2.png")[1] == "the image file is missing"
+    assert embed(folder, "notes.txt")[1].startswith("the image is too large to embed, or no")
+    assert embed(None, "1.png")[1] == "the folder of the images is not recorded"
