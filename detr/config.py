@@ -137,6 +137,7 @@ class DataConfig:
         _require(
             self.max_size >= self.image_size, "data.max_size", self.max_size, f"is below image_size={self.image_size}"
         )
+        _require(self.shapes_seed >= 0, "data.shapes_seed", self.shapes_seed, "must be 0 or more")
         _require(self.num_workers >= 0, "data.num_workers", self.num_workers, "must be 0 or more")
 
 

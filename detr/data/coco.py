@@ -2,10 +2,9 @@
 
 import hashlib
 import json
-import math
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,10 +21,45 @@ from detr.data.image import read_image
 from detr.data.transforms import build_transform
 from detr.errors import InputError
 
-REQUIRED = {
-    "images": ("id", "file_name", "width", "height"),
-    "annotations": ("id", "image_id", "category_id", "bbox"),
-    "categories": ("id", "name"),
+
+def _is_id(x: object) -> bool:
+    return type(x) is int and 0 <= x < 2**53  # what JSON readers of all languages keep exactly
+
+
+def _is_number(x: object) -> bool:
+    return type(x) in (int, float) and abs(x) < 1e9  # NaN compares False
+
+
+def _is_file_name(x: object) -> bool:
+    return isinstance(x, str) and bool(x) and "\0" not in x
+
+
+# section -> key -> (what holds for its values, in words)
+FIELDS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
+    "images": {
+        "id": (_is_id, "a whole number from 0 on"),
+        "file_name": (_is_file_name, "the name of a file"),
+        "width": (lambda x: type(x) is int and 0 < x < 1e6, "a positive whole number of pixels"),
+        "height": (lambda x: type(x) is int and 0 < x < 1e6, "a positive whole number of pixels"),
+    },
+    "annotations": {
+        "id": (_is_id, "a whole number from 0 on"),
+        "image_id": (_is_id, "the id of an image"),
+        "category_id": (_is_id, "the id of a category"),
+        "bbox": (
+            lambda x: isinstance(x, list) and len(x) == 4 and all(map(_is_number, x)),
+            "[x, y, width, height] in pixels",
+        ),
+    },
+    "categories": {
+        "id": (lambda x: _is_id(x) and x < 100_000, "a whole number from 0 to 99999"),
+        "name": (lambda x: isinstance(x, str) and bool(x), "a text"),
+    },
+}
+# keys that may be missing
+OPTIONAL: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "iscrowd": (lambda x: x in (0, 1) and not isinstance(x, float), "0 or 1"),
+    "area": (lambda x: _is_number(x) and x >= 0, "a number of square pixels from 0 on"),
 }
 
 
@@ -36,54 +70,50 @@ def load_annotations(path: Path | str) -> dict[str, Any]:
     """
     path = Path(path)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise InputError(f"{path}: there is no such annotation file; check data.root and data.*_annotations") from None
-    except (json.JSONDecodeError, UnicodeDecodeError, IsADirectoryError) as error:
+    except (ValueError, RecursionError, OSError) as error:  # JSON and UTF-8 errors are ValueErrors
         raise InputError(f"{path}: not a JSON file ({error})") from None
     if not isinstance(content, dict):
-        raise InputError(f"{path}: must be a JSON object with {', '.join(REQUIRED)}")
-    for section, keys in REQUIRED.items():
+        raise InputError(f"{path}: must be a JSON object with {', '.join(FIELDS)}")
+    for section, fields in FIELDS.items():
         if not isinstance(content.get(section), list):
-            raise InputError(f"{path}: lacks the list {section!r}; COCO format needs {', '.join(REQUIRED)}")
+            raise InputError(f"{path}: lacks the list {section!r}; COCO format needs {', '.join(FIELDS)}")
         for position, record in enumerate(content[section]):
-            missing = [key for key in keys if not isinstance(record, dict) or key not in record]
+            missing = [key for key in fields if not isinstance(record, dict) or key not in record]
             if missing:
                 raise InputError(f"{path}: {section}[{position}] lacks {', '.join(missing)}: {str(record)[:200]}")
-    _check_references(path, content)
+            _check_values(path, section, record, fields)
     for record in content["annotations"]:
+        _check_values(path, "annotations", record, {key: OPTIONAL[key] for key in OPTIONAL if key in record})
         record.setdefault("iscrowd", 0)
-        record.setdefault("area", float(record["bbox"][2] * record["bbox"][3]))
+        record.setdefault("area", float(max(record["bbox"][2], 0) * max(record["bbox"][3], 0)))
+    _check_references(path, content)
     return content
 
 
+def _check_values(path: Path, section: str, record: dict[str, Any], fields: dict[str, tuple]) -> None:
+    for key, (holds, meaning) in fields.items():
+        if not holds(record[key]):
+            name = f"{section.removesuffix('s').replace('categorie', 'category')} {str(record['id'])[:50]}"
+            raise InputError(f"{path}: {name} has the {key} {str(record[key])[:100]}; it must be {meaning}")
+
+
 def _check_references(path: Path, content: dict[str, Any]) -> None:
-    """Ids are unique and known, sizes positive, boxes four finite numbers."""
-    ids = {}
-    for section in REQUIRED:
-        counts = Counter(record["id"] for record in content[section])
-        double = [key for key, count in counts.items() if count > 1]
-        if double:
-            raise InputError(
-                f"{path}: the id {double[0]} stands {counts[double[0]]} times in {section}; ids are unique"
-            )
-        ids[section] = counts.keys()
-    for image in content["images"]:
-        if not all(isinstance(image[k], int) and image[k] > 0 for k in ("width", "height")):
-            raise InputError(f"{path}: image {image['id']} has the size {image['width']} x {image['height']}")
+    """Ids and class names are unique, and what annotations refer to is there."""
+    ids = {section: Counter(record["id"] for record in content[section]) for section in FIELDS}
+    names = Counter(record["name"] for record in content["categories"])
+    for what, counts in [*((f"id in {section}", counts) for section, counts in ids.items()), ("category name", names)]:
+        double = next((key for key, count in counts.items() if count > 1), None)
+        if double is not None:
+            raise InputError(f"{path}: the {what} {double!r} stands {counts[double]} times; it must be unique")
     for record in content["annotations"]:
         name = f"{path}: annotation {record['id']}"
         if record["image_id"] not in ids["images"]:
             raise InputError(f"{name} belongs to image {record['image_id']}, which is not in the file")
         if record["category_id"] not in ids["categories"]:
             raise InputError(f"{name} has category {record['category_id']}, which is not in the file")
-        box = record["bbox"]
-        if not (isinstance(box, list) and len(box) == 4 and all(_is_finite(x) for x in box)):
-            raise InputError(f"{name} has the bbox {box}; it must be [x, y, width, height] in pixels")
-
-
-def _is_finite(x: object) -> bool:
-    return isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x)
 
 
 @dataclass
