@@ -128,11 +128,11 @@ def train(config: RunConfig, directory: Path | None = None) -> Iterator[Record]:
             if evaluated:
                 metrics = evaluate(setup, progress, directory)
                 progress.seconds = earlier + time.monotonic() - started
+                # Before the checkpoint that counts it as done: a kill between them repeats it, and loses nothing.
+                yield record(setup, progress, metrics)
             if directory and (evaluated or time.monotonic() - saved > 60 * config.train.checkpoint_minutes):
                 save(setup, progress, directory)
                 saved = time.monotonic()
-            if evaluated:
-                yield record(setup, progress, metrics)
             if progress.step >= setup.num_steps:
                 return
             begin = time.perf_counter()
