@@ -16,9 +16,9 @@ LOSSES = {"train/loss": "training loss", "val/loss": "validation loss", "val/AP"
 RATES = {"train/lr": "learning rate", "train/lr_backbone": "learning rate of the backbone"}
 CLIPPING = {"train/clip_fraction": "share of clipped steps so far", "train/grad_norm": "gradient norm before clipping"}
 MATCHING = {
-    "diagnostics/matching_instability": "queries per image that changed their object since the last evaluation",
+    "diagnostics/matching_instability": "queries an image that changed their object",
     "diagnostics/query_use": "share of queries matched at least once",
-    "diagnostics/duplicates": "share of detections that repeat a better one",
+    "diagnostics/duplicates": "share of repeated detections",
 }
 SHARES = ("train/clip_fraction", "diagnostics/query_use", "diagnostics/duplicates")
 
@@ -58,7 +58,7 @@ def panels(records: Records, metrics: Mapping[str, str], arms: Sequence[str]) ->
 
 
 def seed_band(records: Records, arm: str, key: str) -> pd.DataFrame:
-    """Mean, lowest and highest value over seeds at each step that all seeds of the arm have, AP times 100.
+    """Mean, lowest and highest value at each step over the arm's seeds that have one there, AP times 100.
 
     Columns: step, mean, low, high, seeds. Long lines are averaged over equal stretches before seeds are compared.
     """
@@ -67,7 +67,7 @@ def seed_band(records: Records, arm: str, key: str) -> pd.DataFrame:
         if name == arm and key in frame:
             points = frame[["step", key]].dropna()
             columns[seed] = points.set_index("step")[key] * (100 if key == "val/AP" else 1)
-    together = pd.DataFrame(columns).dropna()
+    together = pd.DataFrame(columns).sort_index()
     if len(together) > POINTS:
         stretch = pd.Series(range(len(together)), index=together.index) * POINTS // len(together)
         steps = together.index.to_series().groupby(stretch).last()

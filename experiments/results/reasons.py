@@ -55,7 +55,7 @@ def _clipping(contrast: Contrast, one: pd.DataFrame, other: pd.DataFrame) -> str
     if min(shares) >= 0.95:
         # Both gradients have the norm of their bound, so their ratio is that of the bounds, the same at every step.
         how = "every step" if min(shares) >= ALWAYS else "nearly every step"
-        other_changes = "of the clip norm little is left: " if len(contrast.changes) > 1 else ""
+        other_changes = "the clip norm hardly matters: " if len(contrast.changes) > 1 else ""
         return f"{other_changes}{how} was clipped in {where} {shown}, and AdamW cancels a constant scale"
     if max(shares) <= NEVER:
         return f"no step was clipped in {where} {shown}: the bound was never reached"

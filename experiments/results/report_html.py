@@ -1,7 +1,6 @@
 """A report as one HTML page that needs nothing else: plotly.js and the images are inside."""
 
 import html
-import re
 from collections.abc import Iterator, Sequence
 
 import pandas as pd
@@ -10,6 +9,7 @@ from plotly.offline import get_plotlyjs
 from experiments.results.evidence import Evidence
 from experiments.results.scenes import PALETTE, THRESHOLDS, Scene, above, svg
 from experiments.results.sections import Plot, Section
+from experiments.results.tables import NUMERIC
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; margin: 0 auto;
@@ -27,7 +27,6 @@ figure { margin: 14px 0; } figcaption { color: #555; font-size: 13px; }
 .pictures p { margin: 2px 0 0; font-size: 12.5px; overflow-wrap: anywhere; } .head { font-weight: 600; margin: 0; }
 .key span { display: inline-block; width: 12px; height: 12px; margin: 0 5px 0 14px; vertical-align: -1px; }
 """
-NUMERIC = re.compile(r"[+−<–]? ?\d.*|–")  # a cell that reads as a number, an interval or its absence
 
 
 def page(title: str, sections: Sequence[Section], evidence: Evidence) -> str:

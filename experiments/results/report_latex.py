@@ -6,11 +6,13 @@ from collections.abc import Sequence
 import pandas as pd
 
 from experiments.results.sections import Section
+from experiments.results.tables import NUMERIC
 
 PREAMBLE = r"""\documentclass[a4paper,10pt]{article}
 \usepackage[utf8]{inputenc}
 \usepackage[T1]{fontenc}
 \IfFileExists{lmodern.sty}{\usepackage{lmodern}}{}
+\usepackage{array}
 \usepackage{booktabs}
 \usepackage{graphicx}
 \usepackage[margin=2cm]{geometry}
@@ -24,6 +26,7 @@ SPECIAL = {
     "|": r"\textbar{}", '"': r"\textquotedbl{}", "`": r"\textasciigrave{}", "±": r"$\pm$", "−": "$-$", "×": r"$\times$", "–": "--",
     "’": "'", "…": r"\dots{}",
 }  # fmt: skip
+WORDS = 30  # characters of a cell from which it is set in lines
 LONG = 40  # rows of a table that still fit on a page
 
 
@@ -31,7 +34,7 @@ def document(title: str, sections: Sequence[Section]) -> str:
     """The whole document; figures are those of the HTML report."""
     parts = [f"\\section*{{{escape(title)}}}"]
     for section in sections:
-        if not (section.paragraphs or section.items or section.tables):
+        if not section.reads:
             continue
         parts.append(f"\\subsection*{{{escape(section.heading)}}}")
         parts += [escape(paragraph) for paragraph in section.paragraphs]
@@ -45,9 +48,10 @@ def document(title: str, sections: Sequence[Section]) -> str:
 
 def table(frame: pd.DataFrame) -> str:
     """A frame of texts as a booktabs table, shrunk where it is wider than the page."""
-    rows = [" & ".join(escape(str(value)) for value in row) + r" \\" for row in frame.itertuples(index=False)]
+    texts = frame.astype(str)
+    rows = [" & ".join(_cell(value) for value in row) + r" \\" for row in texts.itertuples(index=False)]
     head = " & ".join(escape(str(name)) for name in frame.columns) + r" \\"
-    columns = "l" + "r" * (len(frame.columns) - 1)
+    columns = "".join(_column(texts.iloc[:, i].tolist()) for i in range(len(frame.columns)))
     inner = "\n".join([f"\\begin{{tabular}}{{{columns}}}", r"\toprule", head, r"\midrule", *rows, r"\bottomrule"])
     # The width is that of the text at most: \resizebox alone would also enlarge.
     return (
@@ -55,6 +59,18 @@ def table(frame: pd.DataFrame) -> str:
         f"{inner}\n\\end{{tabular}}}}%\n"
         "\\ifdim\\wd0>\\linewidth\\resizebox{\\linewidth}{!}{\\usebox0}\\else\\usebox0\\fi\n\\end{center}"
     )
+
+
+def _column(values: Sequence[str]) -> str:
+    """Numbers to the right, words to the left, and long ones in lines."""
+    if any(len(value) > WORDS for value in values):
+        return r">{\raggedright\arraybackslash}p{4.2cm}"
+    return "r" if values and all(NUMERIC.fullmatch(value) for value in values) else "l"
+
+
+def _cell(value: str) -> str:
+    """A cell's text, which may break behind a comma."""
+    return escape(value).replace(",", r",\allowbreak{}")
 
 
 def escape(value: str) -> str:

@@ -11,7 +11,7 @@ def text(title: str, sections: Sequence[Section]) -> str:
     """The whole page; figures and pictures are those of the HTML report."""
     parts = [f"# {escape(title)}"]
     for section in sections:
-        if not (section.paragraphs or section.items or section.tables):
+        if not section.reads:
             continue
         parts.append(f"## {escape(section.heading)}")
         parts += [escape(paragraph) for paragraph in section.paragraphs]

@@ -44,6 +44,11 @@ class Section:
     plots: list[Plot] = field(default_factory=list)
     pictures: bool = False  # the page shows the detections here
 
+    @property
+    def reads(self) -> bool:
+        """Whether it says something without its figures."""
+        return bool(self.items or self.tables or (self.paragraphs and not self.plots))
+
 
 def title(evidence: Evidence) -> str:
     """Name and horizon: figures of another horizon are another comparison."""

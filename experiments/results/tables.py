@@ -1,9 +1,11 @@
 """Results as frames: raw ones (AP in 0..1) for CSV, and ones of texts (AP times 100) for people."""
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 import pandas as pd
 
+from experiments.results.audit import audit_row
 from experiments.results.effects import half_width_factor
 from experiments.results.runs import AblationResults
 from experiments.results.verdicts import Verdict, points, probability
@@ -19,6 +21,7 @@ REFERENCES = pd.DataFrame(
     ],
     columns=["arm", *METRICS],
 )
+NUMERIC = re.compile(r"[+−<]? ?\d.*|–")  # a cell that reads as a number, an interval or the absence of one
 REFERENCE_NOTE = "another setting: COCO val2017, ResNet-50, full schedule"
 
 
@@ -90,10 +93,12 @@ def interval_table(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def reference_table() -> pd.DataFrame:
-    """The published results in the display's form."""
+    """The published results in the display's form; a row whose figures cannot stand together says why."""
     shown = REFERENCES[["arm"]].copy()
     for name in METRICS:
         shown[name] = [_mean_sd(value, None, 100, 1) for value in REFERENCES[name]]
+    faults = [audit_row(row.drop("arm").astype(float), is_coco=True) for _, row in REFERENCES.iterrows()]
+    shown["metric audit"] = ["failed: " + "; ".join(row) if row else "passed" for row in faults]
     return shown.assign(note=REFERENCE_NOTE)
 
 
@@ -180,6 +185,6 @@ def _mean_sd(mean: float | None, sd: float | None, scale: float, digits: int) ->
 
 def _ranges(table: pd.DataFrame, prefix: str, signed: bool = True) -> list[str]:
     stem = f"{prefix}_" if prefix else ""
-    show = points if signed else lambda value: f"{100 * value:.1f}"
+    show = points if signed else lambda value: f"{100 * value:.1f}".replace("-", "−")
     pairs: Iterable[tuple[float, float]] = zip(table[f"{stem}low"], table[f"{stem}high"], strict=True)
     return [f"{show(low)} to {show(high)}" if low == low else "–" for low, high in pairs]

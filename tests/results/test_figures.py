@@ -20,10 +20,10 @@ def test_a_band_reaches_from_the_lowest_to_the_highest_seed():
     assert band[["step", "mean", "low", "high", "seeds"]].values.tolist() == [[1, 2, 1, 3, 2], [2, 4, 2, 6, 2]]
 
 
-def test_a_band_covers_the_steps_that_all_seeds_have_and_shows_ap_times_100():
+def test_a_value_that_a_seed_lacks_is_left_out_and_ap_shows_times_100():
     records = {("b", 0): line([0.1, 0.2, 0.3], "val/AP"), ("b", 1): line([0.3, 0.4], "val/AP")}
     band = curves.seed_band(records, "b", "val/AP")
-    assert band["step"].tolist() == [1, 2] and band["mean"].tolist() == pytest.approx([20, 30])
+    assert band["step"].tolist() == [1, 2, 3] and band["mean"].tolist() == pytest.approx([20, 30, 30])
 
 
 def test_long_lines_are_averaged_and_keep_their_mean():

@@ -193,9 +193,10 @@ def test_latex_prints_text_as_it_is(text, latex):
 
 
 def test_latex_tables_are_booktabs():
-    made = latex_table(pd.DataFrame({"a_b": ["x & y"], "AP": ["1.0"]}))
-    assert r"a\_b & AP \\" in made and r"x \& y & 1.0 \\" in made
-    assert all(rule in made for rule in (r"\toprule", r"\midrule", r"\bottomrule", r"\begin{tabular}{lr}"))
+    made = latex_table(pd.DataFrame({"a_b": ["x & y"], "AP": ["1.0"], "long": ["a=1,b=2 " * 8]}))
+    assert r"a\_b & AP & long \\" in made and r"x \& y & 1.0 & a=1,\allowbreak{}b=2" in made
+    columns = r"\begin{tabular}{lr>{\raggedright\arraybackslash}p{4.2cm}}"
+    assert all(part in made for part in (r"\toprule", r"\midrule", r"\bottomrule", columns))
 
 
 def test_latex_is_balanced(files):
