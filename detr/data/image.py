@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from detr.errors import InputError
@@ -25,7 +25,7 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
             image = _decode(path, upright=True)
     except FileNotFoundError:
         raise InputError(f"{path}: the image file is missing") from None
-    except (RuntimeError, OSError, UnidentifiedImageError, Image.DecompressionBombError, SyntaxError) as error:
+    except (RuntimeError, OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise InputError(f"{path}: not a readable image ({reason}); replace the file or drop its record") from None
     if size is not None and tuple(image.shape[-2:]) != tuple(size):
