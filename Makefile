@@ -19,7 +19,7 @@ ablation: setup  ## train and compare the arms of ablation=lr_clip on the built-
 
 test: setup  ## run the tests
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 ui: setup  ## start the MLflow UI on the store of mlflow.yaml
 	$(BIN)/python -m experiments.store

@@ -6,8 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 ROOT = Path(__file__).resolve().parents[1]
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # threads of several test processes would wait for each other
 
 
 @pytest.fixture(scope="session")
@@ -40,5 +44,25 @@ def command():
             text=True,
             timeout=300,
         )
+
+    return run
+
+
+@pytest.fixture
+def answer(tmp_path, monkeypatch, capsys):
+    """What `experiments/run.py` answers to overrides that it refuses: exit code, stdout, stderr. In this process, since
+    the imports of a new one take longer than the answer.
+    """
+    from experiments.run import main
+
+    (tmp_path / "mlflow.yaml").write_text((ROOT / "mlflow.yaml").read_text())
+    monkeypatch.setenv("DETR_STORE", str(tmp_path / "mlflow.yaml"))
+    monkeypatch.chdir(tmp_path)
+    for name in ("MLFLOW_TRACKING_URI", "MLFLOW_DEFAULT_ARTIFACT_ROOT"):
+        monkeypatch.delenv(name, raising=False)
+
+    def run(*overrides: str) -> tuple[int, str, str]:
+        code = main(list(overrides))
+        return code, *capsys.readouterr()
 
     return run

@@ -185,12 +185,16 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)
-def test_mistakes_are_answered_in_one_sentence(tmp_path, command, mistake):
+def test_mistakes_are_answered_in_one_sentence(answer, mistake):
     overrides, message = MISTAKES[mistake]
-    done = command(tmp_path, "data.shapes_num_train=2", "data.shapes_num_val=2", "horizon=1 steps", *overrides)
-    assert done.returncode == 2
-    assert message in done.stderr and done.stderr.startswith("error: ")
-    assert "Traceback" not in done.stderr + done.stdout
+    code, _, error = answer("data.shapes_num_train=2", "data.shapes_num_val=2", "horizon=1 steps", *overrides)
+    assert code == 2
+    assert message in error and error.startswith("error: ")
+
+
+def test_a_mistake_ends_the_command_without_traceback(tmp_path, command):
+    done = command(tmp_path, "optim.lr=fast")
+    assert done.returncode == 2 and done.stderr.startswith("error: optim.lr") and "Traceback" not in done.stderr
 
 
 @pytest.fixture
@@ -242,13 +246,12 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_faults_of_the_data_are_found_before_training(coco_folder, tmp_path, command, fault):
+def test_faults_of_the_data_are_found_before_training(coco_folder, tmp_path, answer, fault):
     damage, message = FAULTS[fault]
     damage(coco_folder)
-    done = command(tmp_path / "store", *coco_overrides(coco_folder))
-    assert done.returncode == 2
-    assert message in done.stderr and "Traceback" not in done.stderr + done.stdout
-    assert not list((tmp_path / "store" / "runs").glob("single-*"))
+    code, _, error = answer(*coco_overrides(coco_folder))
+    assert code == 2 and message in error
+    assert not list((tmp_path / "runs").glob("single-*"))
 
 
 def test_a_broken_yaml_file_is_named_with_its_line(tmp_path, monkeypatch):
