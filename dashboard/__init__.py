@@ -1,1 +1,1 @@
-"""The Streamlit dashboard, which reads what experiments wrote."""
+"""What people look at: pages over what experiments.results reads. Nothing here writes, and nothing imports torch."""

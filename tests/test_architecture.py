@@ -52,6 +52,13 @@ def test_read_side_uses_the_store_and_its_names_alone():
         assert ours == allowed, f"{path.relative_to(ROOT)} imports {ours - allowed}"
 
 
+def test_dashboard_uses_the_read_side_alone():
+    for path in (ROOT / "dashboard").rglob("*.py"):
+        ours = {name for name in imported_modules(path) if name.startswith("experiments")}
+        allowed = {name for name in ours if name.startswith(("experiments.results", "experiments.store"))}
+        assert ours == allowed, f"{path.relative_to(ROOT)} imports {ours - allowed}"
+
+
 @pytest.mark.parametrize("module", ["experiments.results.runs", "experiments.results.report", "experiments.tracking"])
 def test_read_side_loads_no_torch(module, run_python):
     assert run_python(f"import {module}, sys; print('torch' in sys.modules, 'hydra' in sys.modules)") == "False False"

@@ -40,11 +40,11 @@ class AblationResults:
 
 def newest_ablation(store: Store, name: str | None = None) -> str | None:
     """Run id of the ablation that was started last, of any name or of this one; None where there is none."""
-    if (opened := _experiment(store)) is None:
+    if (opened := experiment(store)) is None:
         return None
-    client, experiment = opened
+    client, place = opened
     condition = f"tags.`{tracking.ABLATION}` = '{name}'" if name else f"tags.`{tracking.ABLATION}` != ''"
-    found = client.search_runs([experiment.experiment_id], condition, max_results=1)
+    found = client.search_runs([place.experiment_id], condition, max_results=1)
     return found[0].info.run_id if found else None
 
 
@@ -60,7 +60,7 @@ def load_ablation(store: Store, run_id: str) -> AblationResults:
     parent = client.get_run(run_id)
     design = json.loads(_artifact(store, run_id, tracking.DESIGN).read_text())
     condition = f"tags.`mlflow.parentRunId` = '{run_id}'"
-    children = _search(client, parent.info.experiment_id, condition)
+    children = search(client, parent.info.experiment_id, condition)
     order = {arm: i for i, arm in enumerate(design["arms"])}
     rows = [_row(child, design) for child in children if child.data.tags.get(tracking.ARM) in order]
     frame = pd.DataFrame(rows, columns=None if rows else ["run_id", "arm", "seed", "state", "error"])
@@ -85,11 +85,11 @@ def earlier_runs(store: Store) -> pd.DataFrame:
     """All finished runs of all ablations, oldest first: run_id, arm, seed, fingerprint (of the data), val/AP, and a
     column a setting, as texts.
     """
-    if (opened := _experiment(store)) is None:
+    if (opened := experiment(store)) is None:
         return pd.DataFrame(columns=["run_id", "arm", "seed", "fingerprint", "val/AP"])
-    client, experiment = opened
+    client, place = opened
     condition = f"tags.`{tracking.STATE}` = 'finished' and metrics.`val/AP` >= 0"
-    found = _search(client, experiment.experiment_id, condition)
+    found = search(client, place.experiment_id, condition)
     rows = [
         {
             "run_id": run.info.run_id,
@@ -104,7 +104,7 @@ def earlier_runs(store: Store) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=None if rows else ["run_id", "arm", "seed", "fingerprint", "val/AP"])
 
 
-def _experiment(store: Store) -> tuple[MlflowClient, Experiment] | None:
+def experiment(store: Store) -> tuple[MlflowClient, Experiment] | None:
     """The experiment of ablations; None where nothing was run yet. A reader never creates the database."""
     if store.database and not store.database.exists():
         return None
@@ -113,7 +113,7 @@ def _experiment(store: Store) -> tuple[MlflowClient, Experiment] | None:
     return (client, experiment) if experiment else None
 
 
-def _search(client: MlflowClient, experiment_id: str, condition: str) -> list[Run]:
+def search(client: MlflowClient, experiment_id: str, condition: str) -> list[Run]:
     """All runs that fulfil the condition, newest first."""
     page = client.search_runs([experiment_id], condition)
     found = list(page)

@@ -1,0 +1,50 @@
+"""What a page says where there is nothing to show: a sentence and the next command, each state its own."""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import streamlit as st
+
+from experiments.store import Store, StoreError
+
+MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:^=@&])")
+
+
+def plain(text: object) -> str:
+    """Text of the store for Markdown, which shows it as it is: a name holds no link, picture or formula."""
+    return MARKDOWN.sub(r"\\\1", " ".join(str(text).split()))
+
+
+def say(kind: str, text: str, command: str = "") -> None:
+    """One state: `kind` is info (nothing yet), warning (something is missing) or error (something is wrong).
+
+    text:     plain words, shown as they are
+    command:  what to run next
+    """
+    {"info": st.info, "warning": st.warning, "error": st.error}[kind](plain(text))
+    if command:
+        st.code(command, language="bash")
+
+
+@contextmanager
+def told() -> Iterator[None]:
+    """Show a fault of the store as a sentence instead of a page."""
+    try:
+        yield
+    except StoreError as error:
+        say("error", str(error))
+
+
+def empty_store(store: Store) -> None:
+    """No ablation has been started."""
+    say(
+        "info",
+        f"No ablation has been run yet in {store.tracking_uri}. This one trains four arms in about ten minutes:",
+        "python experiments/run.py ablation=lr_clip",
+    )
+
+
+def no_predictions(arm: str) -> None:
+    """An arm has runs, and none of them stored detections."""
+    say("warning", f"No detections were stored by {arm}: its runs have not been evaluated yet, failed, or were lost.")

@@ -1,0 +1,11 @@
+"""ablation: not made yet."""
+
+import streamlit as st
+
+from dashboard import choices
+
+
+def render() -> None:
+    """The page."""
+    st.title("Ablation")
+    choices.ablation()

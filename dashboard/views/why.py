@@ -1,0 +1,11 @@
+"""why: not made yet."""
+
+import streamlit as st
+
+from dashboard import choices
+
+
+def render() -> None:
+    """The page."""
+    st.title("Why")
+    choices.ablation()
