@@ -110,9 +110,9 @@ def train(config: RunConfig, directory: Path | None = None) -> Iterator[Record]:
     """Train and evaluate; yields a Record after every optimiser step and after every evaluation.
 
     With a `directory` the run resumes from its latest checkpoint there, and leaves `checkpoints/`, `best.safetensors`
-    (by AP) and `predictions.json` (of the last evaluation). Closing the generator saves a checkpoint first. A
-    NonFiniteLoss leaves `crash.pt` (loads with weights_only): step, image ids, losses, gradient norms, and the random
-    state before the step.
+    (by AP), and of the last evaluation `predictions.json` and `attention.safetensors`. Closing the generator saves a
+    checkpoint first. A NonFiniteLoss leaves `crash.pt` (loads with weights_only): step, image ids, losses, gradient
+    norms, and the random state before the step.
     """
     setup = prepare(config)
     config, optimizer = setup.config, setup.optimizer
@@ -222,6 +222,8 @@ def evaluate(setup: Setup, progress: Progress, directory: Path | None) -> dict[s
         beside = directory / "predictions.json.unfinished"
         beside.write_text(json.dumps(detections))
         beside.replace(directory / "predictions.json")
+        if watch:
+            watch.maps.save(directory / "attention.safetensors", progress.step)
     if metrics["AP"] > progress.best_AP:
         progress.best_AP = metrics["AP"]
         if directory:

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from detr.attention_maps import AttentionMaps
 from detr.boxes import cxcywh_to_xyxy
 from detr.data.batch import Batch
 from detr.data.coco import CocoDetection
@@ -41,8 +42,9 @@ class ValidationWatch:
         chosen = torch.randperm(len(dataset), generator=generator)[:probe_images].tolist()
         self.probes = {dataset.images[i]["id"] for i in chosen}
         self.handles: list[RemovableHandle] = []
-        self.attended: dict[int, tuple[Tensor, ...]] = {}  # decoder layer -> inputs of its attention to the image
+        self.attended: dict[int, tuple[Any, ...]] = {}  # decoder layer -> inputs of its attention to the image
         self.entropy: dict[int, list[Tensor]] = {}
+        self.maps = AttentionMaps(layer=len(model.transformer.decoder.layers) - 1)
         self.assigned: list[Tensor] = []  # (L, B, Q) of each batch
         self.no_object: list[Tensor] = []  # (B, Q) of each batch
         self.detections = self.duplicates = 0
@@ -54,7 +56,7 @@ class ValidationWatch:
             if hasattr(layer.multihead_attn, "weights"):  # sparse attention has no distribution over all tokens
 
                 def keep(_module: nn.Module, inputs: tuple[Any, ...], i: int = i) -> None:
-                    self.attended[i] = inputs[0], inputs[1], inputs[3]
+                    self.attended[i] = inputs[0], inputs[1], inputs[3], inputs[4][0]
 
                 self.handles.append(layer.multihead_attn.register_forward_pre_hook(keep))
         return self
@@ -68,7 +70,6 @@ class ValidationWatch:
     @torch.no_grad()
     def __call__(self, batch: Batch, outputs: dict[str, Any]) -> None:
         """Take in a batch: its targets with image_id, size, labels and boxes, and what the model makes of it."""
-        self._look_at_attention([t["image_id"] in self.probes for t in batch.targets])
         logits, boxes = stack_layers(outputs)
         matches = self.matcher.match_layers(logits, boxes, batch.targets)
         self.assigned.append(assigned_targets(matches, logits.shape[2]))
@@ -78,18 +79,23 @@ class ValidationWatch:
         self.boxes.add(boxes)
         self.objects.add(torch.cat([t["boxes"] for t in batch.targets]))
         scores, labels = probabilities[..., :-1].max(-1)
+        self._look_at_attention(batch, scores)
         found = duplicates(scores, labels, cxcywh_to_xyxy(boxes))
         self.detections, self.duplicates = self.detections + found[0], self.duplicates + found[1]
         if self.keep_layers:
             self._keep_detections(batch, outputs["aux_outputs"])
 
-    def _look_at_attention(self, is_probe: list[bool]) -> None:
-        rows = [i for i, yes in enumerate(is_probe) if yes]
-        for layer, inputs in self.attended.items():
+    def _look_at_attention(self, batch: Batch, scores: Tensor) -> None:
+        """Entropy of every layer and maps of the last, for the probes among the images; scores (B, Q)."""
+        rows = [i for i, target in enumerate(batch.targets) if target["image_id"] in self.probes]
+        for layer, (*inputs, size) in self.attended.items():
             if rows:
                 query, key, mask = (x[rows] for x in inputs)
-                weights = self.model.transformer.decoder.layers[layer].multihead_attn.weights(query, key, mask)
-                self.entropy.setdefault(layer, []).append(attention_entropy(weights.float(), mask).cpu())
+                weights = self.model.transformer.decoder.layers[layer].multihead_attn.weights(query, key, mask).float()
+                self.entropy.setdefault(layer, []).append(attention_entropy(weights, mask).cpu())
+                if layer == self.maps.layer:
+                    for i, maps in zip(rows, weights.unflatten(-1, size), strict=True):  # (heads, Q, h, w)
+                        self.maps.add(batch.targets[i]["image_id"], maps, scores[i], batch.padding_mask[i])
         self.attended.clear()
 
     def _keep_detections(self, batch: Batch, layers: list[dict[str, Tensor]]) -> None:

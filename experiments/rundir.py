@@ -4,7 +4,7 @@ run.json            name, arm, levels of the factors, data fingerprint, MLflow p
 config.json         the resolved configuration
 status.json         state (planned, running, finished, failed, stopped), error, MLflow run id
 records.jsonl       one line per record of training
-checkpoints/  best.safetensors  predictions.json  samples.png  worker.log  error.txt
+checkpoints/  best.safetensors  predictions.json  attention.safetensors  samples.png  worker.log  error.txt
 """
 
 import json

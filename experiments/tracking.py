@@ -34,7 +34,9 @@ SEEDS, FINGERPRINT, RUN_DIRECTORY = "detr.seeds", "detr.data_fingerprint", "detr
 STEP, EPOCH, SAMPLES, SECONDS = "progress/step", "progress/epoch", "progress/samples", "progress/seconds"
 # artifacts
 RECORDS, PREDICTIONS, SAMPLES_PICTURE, CONFIG = "records.jsonl", "predictions.json", "samples.png", "config.json"
+ATTENTION = "attention.safetensors"
 DESIGN, ANNOTATIONS, FAILURE = "ablation.json", "annotations_val.json", "error.txt"  # the first two at the parent
+FILES = (CONFIG, RECORDS, PREDICTIONS, ATTENTION, SAMPLES_PICTURE, FAILURE)  # of a run
 REPORT, CHECKPOINTS = "report", "checkpoints"  # folders
 
 STATUS = {

@@ -113,7 +113,7 @@ def publish(directory: RunDirectory, stream: MetricStream, state: str, error: st
     directory.update(state=state, error=error)
     tracker, run_id = stream.tracker, stream.run_id
     stream.send()
-    for name in (tracking.CONFIG, tracking.RECORDS, tracking.PREDICTIONS, tracking.SAMPLES_PICTURE, tracking.FAILURE):
+    for name in tracking.FILES:
         tracker.log_file(run_id, directory.path / name)
     tracker.log_file(run_id, directory.path / "best.safetensors", tracking.CHECKPOINTS)
     for last in checkpoints(directory.path / "checkpoints")[-1:]:
