@@ -1,5 +1,6 @@
 """What the tests of the read side share."""
 
+import numpy as np
 import pytest
 from stored import Builder
 
