@@ -1,13 +1,20 @@
 """Weights and training state on disk, and the official checkpoints.
 
-A checkpoint is a folder `step-00000300` of model.safetensors (weights) and state.pt (the rest), written beside,
-flushed, and renamed in one step: a name without ".unfinished" is complete. The two latest are kept.
+A checkpoint is a folder `step-00000300` of model.safetensors (weights), state.pt (the rest) and manifest.json (length
+and SHA-256 of both). It is written beside, flushed, and renamed in one step: a name without a suffix was complete. The
+two latest are kept. Reading compares with the manifest; what a disk has damaged since is set aside as ".damaged".
 """
 
 import argparse
+import errno
+import hashlib
+import json
 import logging
 import os
+import pickle
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,25 +26,37 @@ from torch import Tensor, nn
 from detr.errors import InputError
 
 log = logging.getLogger(__name__)
-WEIGHTS, STATE, KEEP = "model.safetensors", "state.pt", 2
+WEIGHTS, STATE, MANIFEST, KEEP = "model.safetensors", "state.pt", "manifest.json", 2
+UNFINISHED, DAMAGED = ".unfinished", ".damaged"
+
+
+class DamagedCheckpoint(RuntimeError):
+    """A checkpoint is not what was written; the message names file and fault."""
 
 
 def save_checkpoint(folder: Path, step: int, model: nn.Module, state: dict[str, Any]) -> Path:
-    """Write `folder/step-...` and remove all but the latest two; returns the new folder."""
+    """Write `folder/step-...` and remove all but the latest two; returns the new folder.
+
+    OSError when the disk does not take it; nothing is left of the attempt then, and the earlier ones stay.
+    """
     final = folder / f"step-{step:08d}"
-    if final.is_dir():  # the weights of this step are there; its evaluation may have been done since
-        beside = final / f"{STATE}.unfinished"
-        torch.save(state, beside)
-        _flush(beside)
-        beside.replace(final / STATE)
-        return final
-    beside = folder / f"{final.name}.unfinished"
+    if final.is_dir():  # closed before the step's evaluation, and saved again after it
+        final = folder / f"{final.name}-evaluated"
+    beside = folder / f"{final.name}{UNFINISHED}"
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    save_file(_contiguous(model), beside / WEIGHTS)
-    torch.save(state, beside / STATE)
-    for path in (beside / WEIGHTS, beside / STATE, beside):
-        _flush(path)
+    try:
+        with _disk_errors(beside):
+            save_file(_contiguous(model), beside / WEIGHTS)
+            torch.save(state, beside / STATE)
+            manifest = {name: _fingerprint(beside / name) for name in (WEIGHTS, STATE)}
+            (beside / MANIFEST).write_text(json.dumps(manifest, indent=1))
+            for path in (*beside.iterdir(), beside):
+                _flush(path)
+    except OSError:
+        shutil.rmtree(beside, ignore_errors=True)  # a full disk gets its space back
+        raise
+    shutil.rmtree(final, ignore_errors=True)
     beside.rename(final)
     _flush(folder)
     for old in checkpoints(folder)[:-KEEP]:
@@ -47,20 +66,52 @@ def save_checkpoint(folder: Path, step: int, model: nn.Module, state: dict[str, 
 
 def checkpoints(folder: Path) -> list[Path]:
     """Complete checkpoints, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if path.suffix != ".unfinished")
+    return sorted(path for path in folder.glob("step-*") if not path.suffix)
+
+
+def checkpoint_step(path: Path) -> int:
+    """Optimiser steps that a checkpoint's training had done."""
+    return int(path.name.split("-")[1])
+
+
+def load_latest(folder: Path, model: nn.Module) -> dict[str, Any] | None:
+    """Fill the model from the latest sound checkpoint and return the rest of its state; None where there is none.
+
+    A damaged one is reported and set aside, and the one before it is read.
+    """
+    for path in reversed(checkpoints(folder)):
+        try:
+            return load_checkpoint(path, model)
+        except DamagedCheckpoint as damage:
+            log.warning("%s; it is set aside, and training resumes from the checkpoint before it", damage)
+            aside = path.with_name(path.name + DAMAGED)
+            shutil.rmtree(aside, ignore_errors=True)
+            path.rename(aside)
+    return None
 
 
 def load_checkpoint(path: Path, model: nn.Module) -> dict[str, Any]:
-    """Fill the model and return the rest of the state, on the CPU."""
-    model.load_state_dict(load_file(path / WEIGHTS))
-    return torch.load(path / STATE, map_location="cpu", weights_only=True)
+    """Fill the model and return the rest of the state, on the CPU. DamagedCheckpoint when a byte is not as written."""
+    _verify(path)
+    try:
+        weights = load_file(path / WEIGHTS)
+        state = torch.load(path / STATE, map_location="cpu", weights_only=True)
+    except (SafetensorError, pickle.UnpicklingError) as error:  # crafted, manifest included
+        raise DamagedCheckpoint(f"{path}: not a checkpoint ({str(error).partition(chr(10))[0]})") from None
+    model.load_state_dict(weights)  # after the state was read: a checkpoint counts whole or not at all
+    return state
 
 
 def save_weights(path: Path, model: nn.Module) -> None:
     """Replace a weights file in one step."""
-    beside = path.with_name(path.name + ".unfinished")
-    save_file(_contiguous(model), beside)
-    _flush(beside)
+    beside = path.with_name(path.name + UNFINISHED)
+    try:
+        with _disk_errors(path.parent):
+            save_file(_contiguous(model), beside)
+        _flush(beside)
+    except OSError:
+        beside.unlink(missing_ok=True)  # a full disk gets its space back
+        raise
     beside.replace(path)
 
 
@@ -122,6 +173,41 @@ def load_official(model: nn.Module, state_dict: dict[str, Any]) -> list[str]:
 
 def _contiguous(model: nn.Module) -> dict[str, Tensor]:
     return {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+
+
+def _verify(path: Path) -> None:
+    """DamagedCheckpoint unless both files are as the manifest says. Other errors, as of permission, are no damage."""
+    try:
+        manifest = json.loads((path / MANIFEST).read_text())
+        for name in (WEIGHTS, STATE):
+            written, found = manifest[name], _fingerprint(path / name)
+            if written != found:
+                raise DamagedCheckpoint(f"{path / name}: damaged: written as {written}, found as {found}")
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.EIO):
+            raise
+        raise DamagedCheckpoint(f"{error.filename or path}: {error.strerror}") from None
+    except (ValueError, KeyError, TypeError):  # not JSON, or no object with both names
+        raise DamagedCheckpoint(f"{path / MANIFEST}: damaged: not a manifest") from None
+
+
+def _fingerprint(path: Path) -> dict[str, Any]:
+    with path.open("rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+@contextmanager
+def _disk_errors(folder: Path) -> Iterator[None]:
+    """Raise the system's own error where the disk is full: torch calls it "unexpected pos", safetensors wraps it."""
+    try:
+        yield
+    except (RuntimeError, SafetensorError):
+        probe = folder / "probe"
+        try:
+            probe.write_bytes(bytes(1 << 16))  # the disk is as full as the libraries left it
+        finally:
+            probe.unlink(missing_ok=True)
+        raise
 
 
 def _flush(path: Path) -> None:

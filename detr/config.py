@@ -124,6 +124,7 @@ class DataConfig:
     max_size: int = 1333  # pixels that the longer side may reach
     num_workers: int = 2  # loading processes; 0 loads in the training process
     verify_images: bool = True  # decode every image once before the first training on it
+    quarantine_share: float = 0.001  # of the training images that may become unreadable in mid-training; then it stops
     shapes_image_size: int = 64  # pixels; this and the following describe the drawn scenes
     shapes_num_train: int = 4000
     shapes_num_val: int = 300
@@ -137,6 +138,7 @@ class DataConfig:
         _require(
             self.max_size >= self.image_size, "data.max_size", self.max_size, f"is below image_size={self.image_size}"
         )
+        _require(0 <= self.quarantine_share < 1, "data.quarantine_share", self.quarantine_share, "must be in [0, 1)")
         _require(self.shapes_seed >= 0, "data.shapes_seed", self.shapes_seed, "must be 0 or more")
         _require(self.num_workers >= 0, "data.num_workers", self.num_workers, "must be 0 or more")
 

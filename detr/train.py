@@ -1,6 +1,7 @@
 """Training as a generator of records: whoever iterates logs, reports, prunes or stops by closing it."""
 
 import json
+import logging
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -14,7 +15,7 @@ from torch import nn
 from torch.optim import AdamW
 from torch.utils.data import DataLoader
 
-from detr.checkpoint import checkpoints, load_checkpoint, load_official, read_weights, save_checkpoint, save_weights
+from detr.checkpoint import load_latest, load_official, read_weights, save_checkpoint, save_weights
 from detr.config import RunConfig
 from detr.criterion import SetCriterion
 from detr.data import CocoDetection, open_split
@@ -27,6 +28,7 @@ from detr.optim import build_optimizer, clip_gradients, set_lr
 from detr.schedule import parse_horizon
 from detr.validation_watch import ValidationWatch
 
+log = logging.getLogger(__name__)
 LOGGED_LOSSES = ("loss", "loss_ce", "loss_bbox", "loss_giou", "class_error", "cardinality_error")
 
 
@@ -54,6 +56,7 @@ class Progress:
     evaluated: int = 0  # step of the last evaluation
     norms: list[float] = field(default_factory=list)  # of the gradients since then, for the diagnostics
     matching: torch.Tensor | None = None  # (N, Q) of that evaluation, likewise
+    quarantined: dict[int, str] = field(default_factory=dict)  # training images that could not be read -> why
     rng: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
@@ -139,7 +142,8 @@ def train(config: RunConfig, directory: Path | None = None) -> Iterator[Record]:
             set_lr(optimizer, config.optim, config.schedule, progress.step / setup.num_steps)
             micro_batches = list(islice(stream, config.train.accumulate))
             loaded = time.perf_counter()
-            metrics = train_step(setup, progress, micro_batches)
+            metrics = quarantine(setup, progress, micro_batches)
+            metrics |= train_step(setup, progress, micro_batches)
             metrics["train/data_time"] = loaded - begin
             metrics["train/step_time"] = time.perf_counter() - begin
             metrics["train/wait_fraction"] = metrics["train/data_time"] / metrics["train/step_time"]
@@ -202,6 +206,21 @@ def train_step(setup: Setup, progress: Progress, micro_batches: list[Batch]) -> 
         "train/lr": main["lr"],
         "train/lr_backbone": backbone["lr"],
     }
+
+
+def quarantine(setup: Setup, progress: Progress, micro_batches: list[Batch]) -> dict[str, float]:
+    """Count the images that could not be read and were replaced. InputError when they are more than their share."""
+    found = {k: v for batch in micro_batches for target in batch.targets for k, v in target["unreadable"].items()}
+    for image_id in found.keys() - progress.quarantined.keys():
+        log.warning("training image %d is replaced by the next one: %s", image_id, found[image_id])
+    progress.quarantined |= found
+    count, limit = len(progress.quarantined), setup.train_set.quarantine_limit
+    if count > limit:
+        raise InputError(
+            f"{count} training images cannot be read, data.quarantine_share={setup.config.data.quarantine_share:g} "
+            f"allows {limit} of {len(setup.train_set)}; the last one: {list(progress.quarantined.values())[-1]}"
+        )
+    return {"train/quarantined": float(count)} if count else {}
 
 
 def evaluate(setup: Setup, progress: Progress, directory: Path | None) -> dict[str, float]:
@@ -282,11 +301,10 @@ def save(setup: Setup, progress: Progress, directory: Path) -> None:
 
 
 def resume(setup: Setup, directory: Path) -> Progress:
-    """Restore the latest checkpoint in place; a fresh Progress where there is none."""
-    found = checkpoints(directory / "checkpoints")
-    if not found:
+    """Restore the latest sound checkpoint in place; a fresh Progress where there is none."""
+    state = load_latest(directory / "checkpoints", setup.model)
+    if state is None:
         return Progress()
-    state = load_checkpoint(found[-1], setup.model)
     setup.optimizer.load_state_dict(state["optimizer"])
     progress = Progress(**state["progress"])
     torch.set_rng_state(progress.rng["cpu"])

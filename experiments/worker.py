@@ -15,7 +15,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from detr.checkpoint import checkpoints
+from detr.checkpoint import checkpoint_step, checkpoints
 from detr.config_io import flatten, to_dict
 from detr.data import open_split
 from detr.draw import draw_samples
@@ -93,7 +93,7 @@ def train_and_record(directory: RunDirectory, stream: MetricStream, stop: Stop) 
     """Run the training loop over its records; True when it came to its end, False when it was asked to stop."""
     config = directory.config
     saved = checkpoints(directory.path / "checkpoints")
-    directory.rewind(int(saved[-1].name.removeprefix("step-")) if saved else 0)
+    directory.rewind(checkpoint_step(saved[-1]) if saved else 0)
     sent = time.monotonic()
     with closing(train(config, directory.path)) as records:
         for record in records:

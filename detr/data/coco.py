@@ -128,8 +128,10 @@ class Findings:
 class CocoDetection(Dataset):
     """Images with the boxes to learn.
 
-    A key is (epoch, index). Sample: image (3, h, w), and target with image_id, boxes (n, 4), labels (n,) and size, the
-    original (height, width). Augmentation depends on (seed, epoch, index) alone: workers and resumes do not change it.
+    A key is (epoch, index). Sample: image (3, h, w), and target with image_id, boxes (n, 4), labels (n,), size, the
+    original (height, width), and unreadable. Augmentation depends on (seed, epoch, index) alone: workers and resumes do
+    not change it. In training an image that cannot be read is replaced by the next one that can, up to
+    `quarantine_limit` in a row; `unreadable` says which and why. In validation it is an InputError.
     """
 
     def __init__(self, annotations: Path, images: Path, config: DataConfig, train: bool, seed: int = 0) -> None:
@@ -145,6 +147,7 @@ class CocoDetection(Dataset):
         self.images = sorted(content["images"], key=lambda image: image["id"])
         if not self.images:
             raise InputError(f"{annotations}: holds no image")
+        self.quarantine_limit = int(config.quarantine_share * len(self.images)) if train else 0
         self.boxes, self.labels = self._objects(content)
 
     def _objects(self, content: dict[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
@@ -181,9 +184,9 @@ class CocoDetection(Dataset):
         return len(self.images)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[Tensor, dict[str, Any]]:
-        epoch, index = key
+        epoch, asked = key
+        image, index, unreadable = self._read(asked)
         record = self.images[index]
-        image = read_image(self.path(index), (record["height"], record["width"]))
         target = {
             "boxes": tv_tensors.BoundingBoxes(self.boxes[index], format="XYXY", canvas_size=image.shape[-2:]),
             "labels": self.labels[index],
@@ -191,11 +194,25 @@ class CocoDetection(Dataset):
         with torch.random.fork_rng(devices=[]):
             # the CPU generator alone: torch.manual_seed also queues a call for every accelerator, each time
             torch.default_generator.manual_seed(
-                int(np.random.SeedSequence([self.seed, epoch, index]).generate_state(1, np.uint64)[0] >> 1)
+                int(np.random.SeedSequence([self.seed, epoch, asked]).generate_state(1, np.uint64)[0] >> 1)
             )
             image, target = self.transform(tv_tensors.Image(image), target)
         size = torch.tensor([record["height"], record["width"]])
-        return image.as_subclass(Tensor), {**target, "image_id": record["id"], "size": size}
+        about = {"image_id": record["id"], "size": size, "unreadable": unreadable}
+        return image.as_subclass(Tensor), {**target, **about}
+
+    def _read(self, index: int) -> tuple[Tensor, int, dict[int, str]]:
+        """The image with this index, or the next that can be read; its index; and id -> fault of those passed over."""
+        unreadable: dict[int, str] = {}
+        while True:
+            path, record = self.path(index), self.images[index]
+            try:
+                return read_image(path, (record["height"], record["width"])), index, unreadable
+            except InputError as error:
+                unreadable[record["id"]] = str(error)
+                if len(unreadable) > self.quarantine_limit:
+                    raise
+                index = (index + 1) % len(self)
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> "list[tuple[Tensor, dict[str, Any]]] | InputError":
         """A batch; a fault of an image is handed on, since a worker process would bury it in its own traceback."""

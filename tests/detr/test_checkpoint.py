@@ -1,6 +1,9 @@
 """Checkpoints: complete or absent, official names, and files that must not be trusted."""
 
 import argparse
+import errno
+import hashlib
+import json
 import logging
 import pickle
 
@@ -9,8 +12,10 @@ import torch
 from safetensors.torch import save_file
 
 from detr.checkpoint import (
+    checkpoint_step,
     checkpoints,
     load_checkpoint,
+    load_latest,
     load_official,
     read_weights,
     save_checkpoint,
@@ -43,12 +48,12 @@ def test_round_trip_of_weights_and_state(tmp_path, model, tiny_model):
     assert torch.equal(found["rng"], state["rng"])
 
 
-def test_saving_a_step_again_replaces_the_state(tmp_path, model):
+def test_a_step_that_is_saved_again_is_the_later_one(tmp_path, model):
     """A run may be closed between a step and its evaluation, and evaluate after it resumed."""
     for evaluated in (0, 3):
-        path = save_checkpoint(tmp_path, 3, model, {"evaluated": evaluated})
-    assert load_checkpoint(path, model) == {"evaluated": 3}
-    assert sorted(p.name for p in path.iterdir()) == ["model.safetensors", "state.pt"]
+        save_checkpoint(tmp_path, 3, model, {"evaluated": evaluated})
+    assert load_latest(tmp_path, model) == {"evaluated": 3}
+    assert [checkpoint_step(p) for p in checkpoints(tmp_path)] == [3, 3]
 
 
 def test_the_latest_two_are_kept_in_order(tmp_path, model):
@@ -78,6 +83,87 @@ def test_weights_file_is_replaced_in_one_step(tmp_path, model, tiny_model):
     save_weights(path, build_model(tiny_model()))
     assert [p.name for p in tmp_path.iterdir()] == ["best.safetensors"]
     assert not equal(read_weights(path), model.state_dict())
+
+
+# Damage
+
+
+def flip_bit(path):
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+DAMAGE = {
+    "bit": flip_bit,
+    "truncated": lambda path: path.write_bytes(path.read_bytes()[:-1]),
+    "empty": lambda path: path.write_bytes(b""),
+    "missing": lambda path: path.unlink(),
+    "longer": lambda path: path.write_bytes(path.read_bytes() + b"0"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("name", ["model.safetensors", "state.pt", "manifest.json"])
+def test_a_damaged_checkpoint_is_noticed_and_the_one_before_it_used(tmp_path, model, tiny_model, caplog, damage, name):
+    save_checkpoint(tmp_path, 1, model, {"best_AP": 0.25})
+    latest = save_checkpoint(tmp_path, 2, build_model(tiny_model()), {"best_AP": 0.5})
+    if (name, damage) == ("manifest.json", "bit"):
+        (latest / name).write_text((latest / name).read_text().replace("a", "b"))  # a digit, not a space
+    else:
+        DAMAGE[damage](latest / name)
+    other = build_model(tiny_model())
+    with caplog.at_level(logging.WARNING):
+        assert load_latest(tmp_path, other) == {"best_AP": 0.25}
+    assert name in caplog.text and "resumes from the checkpoint before it" in caplog.text
+    assert equal(other.state_dict(), model.state_dict())
+    assert [p.name for p in checkpoints(tmp_path)] == ["step-00000001"]
+    assert (tmp_path / "step-00000002.damaged").is_dir()
+
+
+def test_without_a_sound_checkpoint_the_model_stays_as_it_was(tmp_path, model, tiny_model):
+    flip_bit(save_checkpoint(tmp_path, 1, model, {}) / "state.pt")
+    other = build_model(tiny_model())
+    before = {name: x.clone() for name, x in other.state_dict().items()}
+    assert load_latest(tmp_path, other) is None
+    assert equal(other.state_dict(), before)
+
+
+def test_a_fault_that_is_no_damage_sets_nothing_aside(tmp_path, model, monkeypatch):
+    """Memory or file handles may be short for a moment; the checkpoint is good."""
+    path = save_checkpoint(tmp_path, 1, model, {})
+    for fault in (MemoryError(), OSError(errno.EMFILE, "too many open files")):
+        with monkeypatch.context() as patch, pytest.raises(type(fault)):
+            patch.setattr("detr.checkpoint._fingerprint", lambda _, fault=fault: (_ for _ in ()).throw(fault))
+            load_latest(tmp_path, model)
+    assert checkpoints(tmp_path) == [path]
+
+
+@pytest.mark.parametrize("library", ["torch.save", "detr.checkpoint.save_file", "detr.checkpoint._flush"])
+def test_a_full_disk_leaves_the_earlier_checkpoint_and_no_rubbish(tmp_path, model, monkeypatch, library):
+    save_checkpoint(tmp_path, 1, model, {})
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(library, full)
+    with pytest.raises(OSError, match="No space left"):
+        save_checkpoint(tmp_path, 2, model, {})
+    with pytest.raises(OSError, match="No space left"):
+        monkeypatch.setattr("detr.checkpoint.save_file", full)
+        save_weights(tmp_path / "best.safetensors", model)
+    assert [p.name for p in tmp_path.iterdir()] == ["step-00000001"]
+    assert load_latest(tmp_path, model) == {}
+
+
+@pytest.mark.parametrize("kilobytes", [16, 200])
+def test_a_disk_that_is_really_full_is_called_so(small_disk, model, kilobytes):
+    """The libraries' own errors do not say it: torch's is "unexpected pos 576 vs 534"."""
+    disk = small_disk(kilobytes)
+    for state in ({}, {"large": torch.zeros(100_000)}):
+        with pytest.raises(OSError, match="No space left"):
+            save_checkpoint(disk, 2, model, state | {"more": torch.zeros(100_000)})
+    assert list(disk.iterdir()) == []
 
 
 # The official format
@@ -160,6 +246,19 @@ class Bomb:
 
     def __reduce__(self):
         return (type(self.victim).touch, (self.victim,))
+
+
+def test_a_crafted_checkpoint_executes_nothing_and_is_set_aside(tmp_path, model):
+    victim = tmp_path / "executed"
+    good = save_checkpoint(tmp_path, 1, model, {"best_AP": 0.25})
+    bad = save_checkpoint(tmp_path, 2, model, {"best_AP": 0.5})
+    torch.save(Bomb(victim), bad / "state.pt")
+    content = (bad / "state.pt").read_bytes()
+    manifest = json.loads((bad / "manifest.json").read_text())
+    manifest["state.pt"] = {"bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (bad / "manifest.json").write_text(json.dumps(manifest))
+    assert load_latest(tmp_path, model) == {"best_AP": 0.25}
+    assert not victim.exists() and checkpoints(tmp_path) == [good]
 
 
 @pytest.mark.parametrize("place", ["whole", "inside"])

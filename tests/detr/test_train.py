@@ -3,8 +3,11 @@
 import itertools
 import json
 import math
+import random
 from dataclasses import replace
+from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -86,6 +89,27 @@ def test_a_run_that_is_closed_after_every_record_is_the_same_run(tiny_run, tmp_p
             break
         parts.append(record)
     assert_same(list(train(config)), parts)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_loading_processes_change_nothing(tiny_run, tmp_path, num_workers):
+    """Augmentation depends on (seed, epoch, image), not on the process that does it, nor on where a resume began."""
+    config = tiny_run(data={"num_workers": num_workers})
+    run = train(config, tmp_path)
+    parts = [next(run)]
+    run.close()
+    assert_same(list(train(tiny_run())), [*parts, *train(config, tmp_path)])
+
+
+def test_random_numbers_of_python_and_numpy_have_no_part_in_it(tiny_run):
+    """A checkpoint holds torch's random state alone."""
+    before = random.getstate(), np.random.get_state()
+    first = list(train(tiny_run()))
+    assert random.getstate() == before[0]
+    assert all(np.array_equal(a, b) for a, b in zip(np.random.get_state(), before[1], strict=True))
+    random.seed(1)
+    np.random.seed(1)
+    assert_same(first, list(train(tiny_run())))
 
 
 def test_resuming_keeps_the_state_of_the_optimiser(tiny_run, tmp_path):
@@ -232,13 +256,54 @@ def test_init_from_starts_at_the_weights_of_a_file(tiny_run, tmp_path):
     assert (model.query_embed.weight == 3).all()
 
 
-def test_a_damaged_image_stops_the_run_by_name(tiny_run):
+# Images that fail in mid-training
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+@pytest.mark.parametrize("damage", [Path.unlink, lambda path: path.write_bytes(b"no image")])
+def test_an_image_that_fails_in_mid_training_is_replaced_and_counted(tiny_run, tmp_path, caplog, num_workers, damage):
+    config = tiny_run(data={"quarantine_share": 0.34, "num_workers": num_workers})
+    run = train(config, tmp_path)
+    next(run)
+    run.close()
+    train_set = prepare(config).train_set
+    damage(train_set.path(1))
+    records = list(train(config, tmp_path))
+    counts = [r.metrics.get("train/quarantined", 0) for r in records if "train/loss" in r.metrics]
+    assert counts[-1] == 1 and counts == sorted(counts)
+    assert caplog.text.count("training image 2 is replaced by the next one") == 1
+    state = load_checkpoint(checkpoints(tmp_path / "checkpoints")[-1], prepare(config).model)
+    assert list(state["progress"]["quarantined"]) == [2]
+    target = train_set[1, 1][1]
+    assert (target["image_id"], list(target["unreadable"])) == (3, [2])
+    assert target["labels"].tolist() == train_set.labels[2].tolist()
+
+
+def test_more_unreadable_images_than_their_share_stop_the_run(tiny_run):
+    config = tiny_run(data={"quarantine_share": 0.34})  # 2 of 6
+    train_set = prepare(config).train_set
+    for index in (0, 2, 4):
+        train_set.path(index).unlink()
+    with pytest.raises(InputError, match=r"3 training images cannot be read, data.quarantine_share=0.34 allows 2 of 6"):
+        list(train(config))
+
+
+def test_no_image_of_a_small_set_may_fail(tiny_run):
+    """The default share of six images is none."""
     config = tiny_run(data={"num_workers": 1})
-    setup = prepare(config)
-    for index in range(len(setup.train_set)):
-        setup.train_set.path(index).write_bytes(b"no image")
+    train_set = prepare(config).train_set
+    train_set.path(3).write_bytes(b"no image")
     with pytest.raises(InputError, match=r"\.png: not a readable image"):
-        next(train(config))
+        list(train(config))
+
+
+def test_a_validation_image_is_never_replaced(tiny_run):
+    """AP over other images could not be compared."""
+    config = tiny_run(data={"quarantine_share": 0.9})
+    val_set = prepare(config).val_set
+    val_set.path(0).unlink()
+    with pytest.raises(InputError, match="the image file is missing"):
+        list(train(config))
 
 
 @pytest.mark.parametrize(
