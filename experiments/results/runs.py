@@ -81,6 +81,11 @@ def load_predictions(store: Store, run_id: str) -> Path | None:
     return _find(store, run_id, tracking.PREDICTIONS)
 
 
+def load_attention(store: Store, run_id: str) -> Path | None:
+    """The attention maps of a run's last evaluation (`attention.read_attention`); None where there are none."""
+    return _find(store, run_id, tracking.ATTENTION)
+
+
 def earlier_runs(store: Store) -> pd.DataFrame:
     """All finished runs of all ablations, oldest first: run_id, arm, seed, fingerprint (of the data), val/AP, and a
     column a setting, as texts.

@@ -1,0 +1,152 @@
+"""Figures of why a run went as it did: AP by decoder layer, boxes of queries, attention over the image."""
+
+import html
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from experiments.results.attention import ImageAttention
+from experiments.results.curves import DASHES, Records, colour, panels, styled
+from experiments.results.queries import SMALL, TALL, WIDE
+from experiments.results.signals import LAYER_AP, Signal
+
+SHAPES = {SMALL: "#009E73", WIDE: "#D55E00", TALL: "#0072B2"}
+COLUMNS = 5  # of queries' boxes
+POINTS = 300  # images of a query at most: SVG draws no more in a moment
+# The image shows where the query looks and darkens elsewhere; the most attended cells get a tint as well.
+SPOTLIGHT = [[0, "rgba(0,0,0,0.75)"], [0.5, "rgba(0,0,0,0.15)"], [1, "rgba(230,159,0,0.45)"]]
+AP_PREFIX = LAYER_AP.key.removesuffix("<layer>")
+PANEL = 250  # pixels
+
+
+def signal(records: Records, chosen: Signal, arms: Sequence[str]) -> go.Figure | None:
+    """One diagnostic over optimiser steps, a line an arm; the page has the title and the legend. None where no run
+    logged it.
+    """
+    figure = panels(records, {chosen.key: ""}, arms)
+    if figure is None:
+        return None
+    if "update_ratio" in chosen.key:
+        figure.update_yaxes(type="log", dtick=1, exponentformat="power")
+    if chosen.key == "train/wait_fraction" or "no_object" in chosen.key or "entropy" in chosen.key:
+        figure.update_yaxes(range=[-0.03, 1.03])
+    return figure.update_layout(showlegend=False, height=PANEL, margin={"l": 50, "r": 10, "t": 10, "b": 40})
+
+
+def layer_ap(records: Records, arms: Sequence[str]) -> go.Figure | None:
+    """AP x 100 of every decoder layer at the last evaluation, mean over an arm's seeds; None where it was not logged.
+
+    arms:  all of the design, which fixes their colours
+    """
+    figure = go.Figure()
+    for arm in arms:
+        frames = [f for (name, _), f in records.items() if name == arm]
+        runs = [{int(key.removeprefix(AP_PREFIX)): f[key].dropna().iloc[-1] for key in f if key.startswith(AP_PREFIX)}
+                for f in frames]  # fmt: skip
+        table = 100 * pd.DataFrame([run for run in runs if run])
+        if table.empty:
+            continue
+        table = table[sorted(table)]
+        mean, low, high = table.mean(), table.min(), table.max()
+        tone, name = colour(arm, arms), html.escape(arm)
+        figure.add_scatter(
+            x=[f"{layer}" for layer in table],
+            y=mean.tolist(),
+            error_y={"type": "data", "symmetric": False, "array": (high - mean).tolist(),
+                     "arrayminus": (mean - low).tolist(), "color": tone} if len(table) > 1 else None,
+            name=name,
+            mode="lines+markers",
+            line={"color": tone, "dash": DASHES[list(arms).index(arm) % len(DASHES)]},
+            hovertemplate=f"{name} ({len(table)} {'seed' if len(table) == 1 else 'seeds'})<br>"
+            "decoder layer %{x}: %{y:.2f}<extra></extra>",
+        )  # fmt: skip
+    if not figure.data:
+        return None
+    figure.update_xaxes(title_text="decoder layer", type="category")
+    figure.update_yaxes(title_text="AP x 100", rangemode="tozero")
+    return styled(figure, 380)
+
+
+def query_centres(boxes: pd.DataFrame, queries: Sequence[int]) -> go.Figure:
+    """One square a query, with the centre of its box in every image: a query that has learned where to look fills a
+    part of the square, one that has not fills all of it or a single point.
+
+    boxes:    of `queries.query_boxes`; of a query with more than POINTS images, every n-th is drawn
+    queries:  which, in this order
+    """
+    rows = -(-len(queries) // COLUMNS)
+    scores = boxes.groupby("query")["score"].mean()
+    titles = [f"query {query}, mean score {scores[query]:.2f}" for query in queries]
+    figure = make_subplots(rows, COLUMNS, subplot_titles=titles, horizontal_spacing=0.02, vertical_spacing=0.35 / rows)
+    step = -(-boxes["image_id"].nunique() // POINTS)
+    for i, query in enumerate(queries):
+        shown = boxes[boxes["query"] == query].iloc[::step]
+        for shape, tone in SHAPES.items():
+            points = shown[shown["shape"] == shape]
+            figure.add_scatter(
+                x=points["x"].tolist(),
+                y=points["y"].tolist(),
+                mode="markers",
+                marker={"color": tone, "size": 4, "opacity": 0.7},
+                name=shape,
+                legendgroup=shape,
+                showlegend=False,
+                customdata=points[["image_id", "score"]].to_numpy().tolist(),
+                hovertemplate="image %{customdata[0]}, score %{customdata[1]:.2f}<extra></extra>",
+                row=i // COLUMNS + 1,
+                col=i % COLUMNS + 1,
+            )
+    for shape, tone in SHAPES.items():  # whatever shapes there are, the legend tells all
+        figure.add_scatter(x=[None], y=[None], mode="markers", marker={"color": tone, "size": 8}, name=shape,
+                           legendgroup=shape, row=1, col=1)  # fmt: skip
+    figure.update_xaxes(range=[0, 1], showticklabels=False, showgrid=False, zeroline=False, mirror=True, showline=True)
+    figure.update_yaxes(range=[1, 0], showticklabels=False, showgrid=False, zeroline=False, mirror=True, showline=True)
+    styled(figure, 130 + 210 * rows)
+    return figure
+
+
+def drawn_images(boxes: pd.DataFrame) -> tuple[int, int]:
+    """Of how many images `query_centres` draws the boxes, and of how many there are."""
+    images = boxes["image_id"].nunique()
+    return -(-images // -(-images // POINTS)) if images else 0, images
+
+
+def attention_map(
+    kept: ImageAttention, query: int, picture: Mapping[str, object], box: Sequence[float], label: str
+) -> go.Figure:
+    """The image, darkened where the query does not look, with the query's detection.
+
+    picture:  width and height in pixels, and data, a data URL or "" where the image cannot be read
+    box:      x, y, width, height in pixels
+    A query without a map gives the image and its box alone.
+    """
+    width, height = int(picture["width"]), int(picture["height"])
+    figure = go.Figure()
+    if picture["data"]:
+        figure.add_layout_image(source=picture["data"], x=0, y=0, sizex=width, sizey=height, xref="x", yref="y",
+                                sizing="stretch", layer="below")  # fmt: skip
+    weights = kept.map_of(query)
+    if weights is not None and np.isfinite(weights).all():
+        rows, columns = weights.shape
+        high, wide = kept.extent[0] * height / rows, kept.extent[1] * width / columns  # pixels of a cell
+        figure.add_heatmap(
+            z=weights.tolist(),
+            x=[(i + 0.5) * wide for i in range(columns)],
+            y=[(i + 0.5) * high for i in range(rows)],
+            colorscale=SPOTLIGHT,
+            zmin=0,
+            colorbar={"title": "weight", "thickness": 12, "tickformat": ".2g"},
+            hovertemplate="weight %{z:.3f}<extra></extra>",
+        )
+    x, y, w, h = box
+    for line in ({"color": "#000000", "width": 5}, {"color": "#F0E442", "width": 2.5}):
+        figure.add_shape(type="rect", x0=x, y0=y, x1=x + w, y1=y + h, line=line)
+    figure.add_annotation(x=x, y=y, text=html.escape(label), showarrow=False, xanchor="left", yanchor="bottom",
+                          font={"color": "#000000"}, bgcolor="#F0E442")  # fmt: skip
+    styled(figure, 420)
+    figure.update_xaxes(range=[0, width], visible=False, constrain="domain")
+    figure.update_yaxes(range=[height, 0], visible=False, scaleanchor="x", constrain="domain")
+    return figure
