@@ -7,7 +7,8 @@ import pandas as pd
 from plotly.offline import get_plotlyjs
 
 from experiments.results.evidence import Evidence
-from experiments.results.scenes import PALETTE, THRESHOLDS, Scene, above, svg
+from experiments.results.scenes import STYLE as SCENE_STYLE
+from experiments.results.scenes import THRESHOLDS, Scene, Shape, legend, outcome_counts, picture, svg
 from experiments.results.sections import Plot, Section
 from experiments.results.tables import NUMERIC
 
@@ -25,7 +26,7 @@ figure { margin: 14px 0; } figcaption { color: #555; font-size: 13px; }
 .pictures { display: grid; grid-template-columns: repeat(4, 1fr); gap: 8px; margin: 6px 0 28px; }
 .pictures svg { width: 100%; background: #eee; display: block; }
 .pictures p { margin: 2px 0 0; font-size: 12.5px; overflow-wrap: anywhere; } .head { font-weight: 600; margin: 0; }
-.key span { display: inline-block; width: 12px; height: 12px; margin: 0 5px 0 14px; vertical-align: -1px; }
+.key .entry { margin-right: 18px; } .key svg { vertical-align: -2px; background: #999; }
 """
 
 
@@ -36,7 +37,7 @@ def page(title: str, sections: Sequence[Section], evidence: Evidence) -> str:
     body = "".join(_section(i, s, evidence) for i, s in zip(ids, sections, strict=True))
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{html.escape(title)}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style>'
+        f'<meta name="viewport" content="width=device-width"><style>{STYLE}{SCENE_STYLE}</style>'
         f"<script>{get_plotlyjs()}</script></head>\n<body><h1>{html.escape(title)}</h1><nav>{links}</nav>\n"
         f"{body}</body></html>\n"
     )
@@ -82,31 +83,30 @@ def _plot(plot: Plot) -> str:
 
 def _pictures(scenes: Sequence[Scene]) -> Iterator[str]:
     """For each image the ground truth, and beside it, a row an arm, the detections above each threshold."""
-    classes = sorted({box[4] for s in scenes for boxes in (s.truth, *s.detections.values()) for box in boxes})
-    key = "".join(
-        f'<span style="background:{PALETTE[i % len(PALETTE)]}"></span>{html.escape(name)}'
-        for i, name in enumerate(classes)
-    )
     yield (
-        "<p>The first images that have objects, by id. Boxes fade with their score; hover one for class and score. "
-        "Arms are shown by the first seed that both have.</p>"
-        f'<p class="key">{key}</p>'
+        "<p>The first images that have objects, by id. A detection is a hit where it overlaps an object of its class by "
+        "at least half (IoU 0.5) and no better one does. Boxes fade with their score; hover one for class and score. "
+        f'Arms are shown by the first seed that both have.</p><p class="key">{legend()}</p>'
     )
     for number, scene in enumerate(scenes):
+        size, name = (scene.width, scene.height), f"scene-{number}"
         yield f'<p class="head">{html.escape(scene.name)}</p>'
         if scene.note:
             yield f"<p>{html.escape(scene.note)}; the boxes are drawn without it.</p>"
-        truth = svg(scene, number, scene.truth, classes, first=True)
-        cells = [_picture(truth, "ground truth", scene.truth)]
-        for i, (arm, boxes) in enumerate(scene.detections.items()):
+        image = picture(scene.data, "", size, name)
+        again = f'<use href="#{name}"/>'  # of the image, which the page holds once
+        cells = [_picture(svg(size, scene.objects, image), "ground truth", _number(scene.objects))]
+        for i, (arm, drawn) in enumerate(scene.arms.items()):
             cells += ["<div></div>"] if i else []  # below the ground truth
-            for threshold in THRESHOLDS:
-                name = f"{arm}, {f'score above {threshold:.2f}' if threshold else 'no threshold'}"
-                shown = above(boxes, threshold)
-                cells.append(_picture(svg(scene, number, shown, classes, first=False), name, shown))
+            for threshold, shapes in zip(THRESHOLDS, drawn, strict=True):
+                title = f"{arm}, {f'score from {threshold:.2f} on' if threshold else 'no threshold'}"
+                cells.append(_picture(svg(size, shapes, again), title, outcome_counts(shapes)))
         yield f'<div class="pictures">{"".join(cells)}</div>'
 
 
-def _picture(drawn: str, name: str, boxes: Sequence[tuple]) -> str:
-    count = f"{len(boxes)} {'box' if len(boxes) == 1 else 'boxes'}"
+def _picture(drawn: str, name: str, count: str) -> str:
     return f"<div>{drawn}<p>{html.escape(name)}: {count}</p></div>"
+
+
+def _number(shapes: Sequence[Shape]) -> str:
+    return f"{len(shapes)} {'box' if len(shapes) == 1 else 'boxes'}"

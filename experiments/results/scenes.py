@@ -1,106 +1,174 @@
-"""The same images in two arms: ground truth and the detections above thresholds, as SVG over the image's own bytes."""
+"""An image with its boxes as SVG: objects, hits, false alarms and misses, told apart by colour and by line."""
 
-import base64
 import html
 import json
-from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import numpy as np
+
+from experiments.results.image_files import embed
+from experiments.results.matching import GroundTruth, Matched, match, read_detections, read_truth
 
 THRESHOLDS = (0.75, 0.5, 0.0)
 NUM_SCENES = 4
-MAX_BYTES = 400_000  # of an image file: larger ones would make the page heavy, and are left out with a word
-TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".webp": "image/webp", ".gif": "image/gif"}
-PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
+MAX_SIDE = 640  # pixels of a picture in a report
+HIT, FALSE_ALARM, MISS, IGNORED, OBJECT = "hit", "false alarm", "miss", "ignored", "object"
+OUTCOMES = (HIT, FALSE_ALARM, MISS)  # what counts
+# Okabe and Ito's colours, which the colour-blind can tell apart, and a dash of its own for each
+LINES = {
+    HIT: ("#56B4E9", "none"),
+    FALSE_ALARM: ("#E69F00", "9 5"),
+    MISS: ("#F0E442", "2 5"),
+    IGNORED: ("#BBBBBB", "1 3"),
+    OBJECT: ("#FFFFFF", "none"),
+}
+STYLE = (
+    ".scene rect, .scene text { vector-effect: non-scaling-stroke; }"
+    ".scene .box, .scene .edge { fill: none; } .scene .edge { stroke: #000; stroke-width: 4.5px; }"
+    ".scene .box { stroke-width: 2.5px; pointer-events: all; }"
+    ".scene text { fill: #fff; stroke: #000; stroke-width: 3px; paint-order: stroke; font-family: sans-serif; }"
+    ".scene .absent { fill: #8884; } .scene .word { fill: currentColor; stroke: none; text-anchor: middle; }"
+) + "".join(
+    f".scene .{name.replace(' ', '-')} {{ stroke: {colour}; stroke-dasharray: {dash}; }}"
+    for name, (colour, dash) in LINES.items()
+)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A box to draw."""
+
+    box: tuple[float, float, float, float]  # x, y, width, height in pixels of the image
+    outcome: str  # of LINES
+    name: str  # its class
+    score: float | None = None  # of a detection
+
+    @property
+    def caption(self) -> str:
+        """Class and score, or what the box stands for."""
+        if self.score is not None:
+            return f"{self.name} {self.score:.2f}"
+        return self.name if self.outcome == OBJECT else f"{self.name} ({'missed' if self.outcome == MISS else 'crowd'})"
 
 
 @dataclass(frozen=True)
 class Scene:
-    """One image with its boxes. A box is (x, y, width, height in pixels, class, score); score 1 for ground truth."""
+    """One image as a report shows it."""
 
     name: str  # file name
     width: int  # pixels
     height: int
     data: str  # the image as a data URL; "" where it could not be read
     note: str  # why it could not
-    truth: tuple[tuple[float, float, float, float, str, float], ...]
-    detections: Mapping[str, tuple[tuple[float, float, float, float, str, float], ...]]  # arm -> boxes
+    objects: list[Shape]
+    arms: Mapping[str, Sequence[list[Shape]]]  # arm -> for each of THRESHOLDS
 
 
 def scenes(annotations: Path, predictions: Mapping[str, Path], folder: Path | None) -> list[Scene]:
-    """The first images that have objects, by id, with what each arm's run found there.
+    """The first images that have objects, by id, with what each arm's run found there at THRESHOLDS.
 
     predictions:  arm -> COCO results file of one run
     folder:       of the validation images; None where it is not known
     """
-    content = json.loads(annotations.read_text())
-    names = {category["id"]: category["name"] for category in content["categories"]}
-    truth = _by_image(content["annotations"], names)
-    chosen = [image for image in sorted(content["images"], key=lambda i: i["id"]) if truth.get(image["id"])][
-        :NUM_SCENES
-    ]
-    ids = {image["id"] for image in chosen}
-    found = {
-        arm: _by_image([d for d in json.loads(path.read_text()) if d["image_id"] in ids], names)
-        for arm, path in predictions.items()
-    }
+    truth = read_truth(json.loads(annotations.read_text()))
+    found = {arm: match(read_detections(truth, json.loads(path.read_text()))) for arm, path in predictions.items()}
     made = []
-    for image in chosen:
-        data, note = embed(folder, image["file_name"])
-        boxes = {arm: tuple(rows.get(image["id"], ())) for arm, rows in found.items()}
-        shape = int(image["width"]), int(image["height"])
-        made.append(Scene(str(image["file_name"]), *shape, data, note, tuple(truth[image["id"]]), boxes))
+    for n in np.unique(truth.image)[:NUM_SCENES].tolist():
+        width, height = truth.sizes[n].tolist()
+        data, note = embed(folder, truth.files[n], (width, height), MAX_SIDE)
+        arms = {arm: [shapes(matched, n, threshold) for threshold in THRESHOLDS] for arm, matched in found.items()}
+        made.append(Scene(truth.files[n], width, height, data, note, objects(truth, n), arms))
     return made
 
 
-def embed(folder: Path | None, file_name: str) -> tuple[str, str]:
-    """The image file as a data URL and "", or "" and the reason; nothing outside the folder is read."""
-    if folder is None:
-        return "", "the folder of the images is not recorded"
-    path, kind = (folder / file_name).resolve(), TYPES.get(Path(file_name).suffix.lower())
-    if not path.is_relative_to(folder.resolve()):
-        return "", "its path leaves the folder of the images"
-    if not path.is_file():
-        return "", "the image file is missing"
-    if kind is None or path.stat().st_size > MAX_BYTES:
-        return "", "the image is too large to embed, or no PNG, JPEG, WebP or GIF"
-    return f"data:{kind};base64,{base64.b64encode(path.read_bytes()).decode()}", ""
+def objects(truth: GroundTruth, n: int, ignored: np.ndarray | None = None) -> list[Shape]:
+    """The objects of image n; ignored [G] ones, by default crowds, are marked as such."""
+    ignored = truth.crowd if ignored is None else ignored
+    rows = range(*truth.slice(n).indices(len(truth.image)))
+    return [_of_truth(truth, g, IGNORED if ignored[g] else OBJECT) for g in rows]
 
 
-def svg(scene: Scene, number: int, boxes: Sequence[tuple], classes: Sequence[str], first: bool) -> str:
-    """One picture of the scene with these boxes. The first one of a scene embeds the image, the others refer to it."""
-    shown = ""
-    if scene.data:
-        image = f'<image id="scene-{number}" href="{scene.data}" width="{scene.width}" height="{scene.height}"/>'
-        shown = image if first else f'<use href="#scene-{number}"/>'
-    size = max(scene.width, scene.height)
-    parts = [_box(box, classes, size) for box in sorted(boxes, key=lambda box: box[5])]
-    return f'<svg viewBox="0 0 {scene.width} {scene.height}" role="img">{shown}{"".join(parts)}</svg>'
+def shapes(matched: Matched, n: int, threshold: float, outcomes: Collection[str] = OUTCOMES) -> list[Shape]:
+    """What the run makes of image n at the threshold, the best detection last. Ignored ones come with all OUTCOMES."""
+    found, truth = matched.detections, matched.detections.truth
+    wanted = {*outcomes, IGNORED} if set(OUTCOMES) <= set(outcomes) else set(outcomes)
+    rows = range(*truth.slice(n).indices(len(truth.image)))
+    missed = matched.missed(threshold)
+    drawn = [_of_truth(truth, g, MISS) for g in rows if missed[g] and MISS in wanted]
+    kept = found.of_image(n)
+    for d in kept[kept < found.kept(threshold)][::-1].tolist():
+        outcome = HIT if matched.hit[d] else FALSE_ALARM if matched.false_alarm[d] else IGNORED
+        if outcome in wanted:
+            name = truth.classes[found.label[d]]
+            drawn.append(Shape(tuple(found.box[d].tolist()), outcome, name, float(found.score[d])))
+    return drawn
 
 
-def above(boxes: Sequence[tuple], threshold: float) -> list[tuple]:
-    """Boxes with a score above the threshold."""
-    return [box for box in boxes if box[5] > threshold]
+def svg(size: tuple[int, int], drawn: Sequence[Shape], inside: str = "", text: float = 0, attributes: str = "") -> str:
+    """One picture. The page or `standalone` holds STYLE.
 
-
-def _box(box: tuple, classes: Sequence[str], size: int) -> str:
-    x, y, width, height, name, score = box
-    tone = PALETTE[classes.index(name) % len(PALETTE)] if name in classes else "#ffffff"
-    text = f"{html.escape(name)} {score:.2f}"
-    # Faint boxes stand for weak detections; without a threshold every query shows.
-    place = f'x="{x:.2f}" y="{y:.2f}" width="{width:.2f}" height="{height:.2f}" fill="none"'
-    faint = f'stroke-opacity="{0.15 + 0.85 * score:.2f}"'
+    size:        width and height of the image in pixels
+    inside:      SVG below the boxes, such as `picture`
+    text:        size of the captions in pixels of the image; 0 leaves them to the tooltips
+    attributes:  of the svg element
+    """
+    parts = [_box(shape) for shape in drawn]
+    if text:
+        parts += [_caption(shape, size, text) for shape in drawn]
     return (
-        f'<rect {place} stroke="#000" stroke-width="{size / 70:.2f}" {faint}/>'
-        f'<rect {place} stroke="{tone}" stroke-width="{size / 130:.2f}" {faint}><title>{text}</title></rect>'
+        f'<svg class="scene" viewBox="0 0 {size[0]} {size[1]}" role="img" {attributes}>{inside}{"".join(parts)}</svg>'
     )
 
 
-def _by_image(rows: Sequence[Mapping[str, Any]], names: Mapping[int, str]) -> dict[int, list[tuple]]:
-    boxes = defaultdict(list)
-    for row in rows:
-        name = str(names.get(row["category_id"], row["category_id"]))
-        boxes[row["image_id"]].append((*map(float, row["bbox"]), name, float(row.get("score", 1.0))))
-    return boxes
+def picture(data: str, note: str, size: tuple[int, int], name: str) -> str:
+    """The image inside of an `svg`, or a grey field with the reason why there is none; `name` is its id."""
+    width, height = size
+    if data:
+        return f'<image id="{name}" href="{data}" width="{width}" height="{height}"/>'
+    word = (
+        f'<text class="word" x="{width / 2}" y="{height / 2}" font-size="{width / 22:.2f}">{html.escape(note)}</text>'
+    )
+    return f'<g id="{name}"><rect class="absent" width="{width}" height="{height}"/>{word}</g>'
+
+
+def legend(outcomes: Sequence[str] = (*OUTCOMES, OBJECT)) -> str:
+    """What the lines mean, as HTML."""
+    return "".join(
+        f'<span class="entry"><svg class="scene" width="34" height="14" viewBox="0 0 34 14">'
+        f'<path class="edge" d="M1 7H33"/><path class="box {name.replace(" ", "-")}" d="M1 7H33"/></svg> '
+        f"{html.escape(name)}</span>"
+        for name in outcomes
+    )
+
+
+def outcome_counts(drawn: Sequence[Shape]) -> str:
+    """How many boxes of each outcome there are: "2 hits, 1 false alarm, 0 misses"."""
+    numbers = {name: sum(shape.outcome == name for shape in drawn) for name in OUTCOMES}
+    plural = {HIT: "hits", FALSE_ALARM: "false alarms", MISS: "misses"}
+    return ", ".join(f"{n} {name if n == 1 else plural[name]}" for name, n in numbers.items())
+
+
+def _of_truth(truth: GroundTruth, g: int, outcome: str) -> Shape:
+    return Shape(tuple(truth.box[g].tolist()), outcome, truth.classes[truth.label[g]])
+
+
+def _box(shape: Shape) -> str:
+    x, y, width, height = shape.box
+    place = f'x="{x:.2f}" y="{y:.2f}" width="{width:.2f}" height="{height:.2f}"'
+    # Faint boxes stand for weak detections; without a threshold every query shows.
+    faint = "" if shape.score is None else f' opacity="{0.25 + 0.75 * min(max(shape.score, 0), 1):.2f}"'
+    title = html.escape(f"{shape.outcome}: {shape.caption}")
+    return (
+        f'<g{faint}><rect class="edge" {place}/>'
+        f'<rect class="box {shape.outcome.replace(" ", "-")}" {place}><title>{title}</title></rect></g>'
+    )
+
+
+def _caption(shape: Shape, size: tuple[int, int], text: float) -> str:
+    """Above the box's upper left corner, or inside where there is no room above."""
+    length = 0.55 * text * len(shape.caption)
+    x = min(max(shape.box[0], 0), max(size[0] - length, 0))
+    y = shape.box[1] - 0.25 * text if shape.box[1] > 1.3 * text else max(shape.box[1], 0) + 1.1 * text
+    return f'<text x="{x:.2f}" y="{min(y, size[1] - 2):.2f}" font-size="{text:.2f}">{html.escape(shape.caption)}</text>'

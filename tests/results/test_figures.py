@@ -5,7 +5,6 @@ import pandas as pd
 import pytest
 
 from experiments.results import curves, figures
-from experiments.results.scenes import Scene, above, embed, svg
 
 ARMS = ["<b>a</b>", "b"]
 
@@ -71,33 +70,3 @@ def test_both_intervals_of_ap_stand_apart():
 def test_figures_of_nothing_are_empty():
     table = pd.DataFrame({"class": [], "difference": [], "low": [], "high": []})
     assert figures.class_differences(table).data == ()
-
-
-SCENE = Scene("1.png", 40, 30, "data:image/png;base64,AA", "", (), {})
-
-
-def test_boxes_are_drawn_with_their_class_and_score_as_text():
-    drawn = svg(SCENE, 0, [(1, 2, 3, 4, "<script>", 0.5)], ["<script>"], first=True)
-    assert 'x="1.00" y="2.00" width="3.00" height="4.00"' in drawn and "&lt;script&gt; 0.50" in drawn
-    assert "<script" not in drawn and drawn.count("data:image") == 1
-    assert "data:image" not in svg(SCENE, 0, [], [], first=False)  # it refers to the first
-
-
-def test_a_threshold_keeps_what_is_above_it():
-    boxes = [(0, 0, 1, 1, "a", score) for score in (0.5, 0.75, 0.9, 0.0)]
-    assert [b[5] for b in above(boxes, 0.75)] == [0.9] and [b[5] for b in above(boxes, 0.5)] == [0.75, 0.9]
-
-
-def test_images_are_read_from_their_folder_alone(tmp_path):
-    folder = tmp_path / "val"
-    folder.mkdir()
-    (folder / "1.png").write_bytes(b"image")
-    (tmp_path / "secret.png").write_bytes(b"secret")
-    (folder / "link.png").symlink_to(tmp_path / "secret.png")
-    (folder / "notes.txt").write_text("no image")
-    assert embed(folder, "1.png") == ("data:image/png;base64,aW1hZ2U=", "")
-    for name in ("../secret.png", str(tmp_path / "secret.png"), "link.png"):
-        assert embed(folder, name) == ("", "its path leaves the folder of the images")
-    assert embed(folder, "2.png")[1] == "the image file is missing"
-    assert embed(folder, "notes.txt")[1].startswith("the image is too large to embed, or no")
-    assert embed(None, "1.png")[1] == "the folder of the images is not recorded"

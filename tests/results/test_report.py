@@ -128,7 +128,7 @@ def test_classes_of_equal_predictions_do_not_differ(stored, evidence, tmp_path):
 def test_images_stand_beside_ground_truth_at_three_thresholds(files, evidence):
     page = files["report.html"]
     assert len(evidence.scenes) == 4 and page.count("ground truth: 2 boxes") == 4
-    for text in ("score above 0.75", "score above 0.50", "no threshold"):
+    for text in ("score from 0.75 on", "score from 0.50 on", "no threshold"):
         assert page.count(f"clip=0.1, {text}") == page.count(f"{OTHER}, {text}") == 4
     assert page.count('href="data:image/png;base64') == 4
 
