@@ -30,6 +30,7 @@ logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of every table
 # tags
 ABLATION, ARM, SEED, STATE, ERROR = "detr.ablation", "detr.arm", "detr.seed", "detr.state", "detr.error"
 SEEDS, FINGERPRINT, RUN_DIRECTORY = "detr.seeds", "detr.data_fingerprint", "detr.run_directory"
+SWEEP, STUDY, STORAGE = "detr.sweep", "detr.study", "detr.storage"  # of a sweep's parent run
 # metrics beside those that detr.train names
 STEP, EPOCH, SAMPLES, SECONDS = "progress/step", "progress/epoch", "progress/samples", "progress/seconds"
 # artifacts
@@ -37,6 +38,7 @@ RECORDS, PREDICTIONS, SAMPLES_PICTURE, CONFIG = "records.jsonl", "predictions.js
 ATTENTION = "attention.safetensors"
 DESIGN, ANNOTATIONS, FAILURE = "ablation.json", "annotations_val.json", "error.txt"  # the first two at the parent
 FILES = (CONFIG, RECORDS, PREDICTIONS, ATTENTION, SAMPLES_PICTURE, FAILURE)  # of a run
+SPEC = "sweep.json"  # at a sweep's parent
 REPORT, CHECKPOINTS = "report", "checkpoints"  # folders
 
 STATUS = {
@@ -44,16 +46,21 @@ STATUS = {
     "finished": RunStatus.FINISHED,
     "failed": RunStatus.FAILED,
     "stopped": RunStatus.KILLED,
+    "pruned": RunStatus.KILLED,
 }
 BATCH = 1000  # metrics, MLflow's limit of one call
 
 
 class Tracker:
-    """The MLflow side of one ablation: its parent run and a child for every run."""
+    """The MLflow side of one ablation or sweep: its parent run and a child for every run.
 
-    def __init__(self, store: Store) -> None:
+    Runs go to the store's experiment of ablations unless another is named.
+    """
+
+    def __init__(self, store: Store, experiment: str | None = None) -> None:
         initialise(store)
         self.store = store
+        self.experiment_name = experiment or store.ablations
         self.client = MlflowClient(store.tracking_uri)
         mlflow.set_tracking_uri(store.tracking_uri)  # the system metrics monitor takes no client
 
@@ -80,7 +87,7 @@ class Tracker:
         tags = tags | environment_tags() | {MLFLOW_RUN_NAME: name}
         if parent:
             tags[MLFLOW_PARENT_RUN_ID] = parent
-        return self.client.create_run(self.experiment(self.store.ablations), run_name=name, tags=tags).info.run_id
+        return self.client.create_run(self.experiment(self.experiment_name), run_name=name, tags=tags).info.run_id
 
     def log_params(self, run_id: str, params: dict[str, Any]) -> None:
         """Log flattened settings; those that the run has already stay, since MLflow never changes a parameter."""
@@ -98,7 +105,7 @@ class Tracker:
         self.set_tags(run_id, {MLFLOW_RUN_NOTE: text})
 
     def close(self, run_id: str, state: str, error: str = "") -> None:
-        """Set the run's state: running, finished, failed or stopped."""
+        """Set the run's state: running, finished, failed, stopped or pruned."""
         self.set_tags(run_id, {STATE: state, ERROR: error[:5000]})
         status = RunStatus.to_string(STATUS[state])
         if state == "running":

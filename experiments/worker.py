@@ -9,8 +9,9 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 
 from filelock import FileLock
@@ -20,7 +21,7 @@ from detr.config_io import flatten, to_dict
 from detr.data import open_split
 from detr.draw import draw_samples
 from detr.errors import InputError
-from detr.train import train
+from detr.train import Record, train
 from experiments import tracking
 from experiments.rundir import RunDirectory
 from experiments.store import load_store
@@ -53,14 +54,19 @@ class Stop:
                 signal.signal(number, old)
 
 
-def execute(directory: RunDirectory, tracker: Tracker, stop: Stop) -> str:
-    """Train the run to its end; returns its state: finished, failed or stopped."""
+def execute(directory: RunDirectory, tracker: Tracker, follow: Callable[[Iterator[Record]], str]) -> str:
+    """Train the run, following its records; returns its state.
+
+    `follow` consumes the records and says how they ended: finished, stopped or pruned. A failure ends them as failed.
+    """
     stream = MetricStream(tracker, open_run(directory, tracker), directory)
-    state, error = "finished", ""
+    error = ""
     with tracker.system_metrics(stream.run_id):
         try:
-            if not train_and_record(directory, stream, stop):
-                state = "stopped"
+            with closing(recorded(directory, stream)) as records:
+                state = follow(records)
+            if state == "finished":
+                picture_detections(directory)
         except KeyboardInterrupt:
             state = "stopped"
         except InputError as mistake:
@@ -70,6 +76,14 @@ def execute(directory: RunDirectory, tracker: Tracker, stop: Stop) -> str:
             (directory.path / tracking.FAILURE).write_text(traceback.format_exc())
         publish(directory, stream, state, error)
     return state
+
+
+def until_stopped(records: Iterator[Record], stop: Stop) -> str:
+    """Follow a run to its end, or until it is asked to stop."""
+    for record in records:
+        if stop.requested and record.step < record.num_steps:
+            return "stopped"
+    return "finished"
 
 
 def open_run(directory: RunDirectory, tracker: Tracker) -> str:
@@ -89,23 +103,24 @@ def open_run(directory: RunDirectory, tracker: Tracker) -> str:
     return run_id
 
 
-def train_and_record(directory: RunDirectory, stream: MetricStream, stop: Stop) -> bool:
-    """Run the training loop over its records; True when it came to its end, False when it was asked to stop."""
-    config = directory.config
+def recorded(directory: RunDirectory, stream: MetricStream) -> Iterator[Record]:
+    """The records of training, each stored before it is passed on; they go on where the latest checkpoint is."""
     saved = checkpoints(directory.path / "checkpoints")
     directory.rewind(checkpoint_step(saved[-1]) if saved else 0)
     sent = time.monotonic()
-    with closing(train(config, directory.path)) as records:
+    with closing(train(directory.config, directory.path)) as records:
         for record in records:
             directory.append(record)
             if time.monotonic() - sent > SEND_SECONDS:
                 stream.send()
                 sent = time.monotonic()
-            if stop.requested and record.step < record.num_steps:
-                return False
+            yield record
+
+
+def picture_detections(directory: RunDirectory) -> None:
+    """Draw the detections of the last evaluation."""
     predictions, picture = directory.path / tracking.PREDICTIONS, directory.path / tracking.SAMPLES_PICTURE
-    draw_samples(open_split(config.data, "val"), predictions, picture)
-    return True
+    draw_samples(open_split(directory.config.data, "val"), predictions, picture)
 
 
 def publish(directory: RunDirectory, stream: MetricStream, state: str, error: str) -> None:
@@ -131,7 +146,7 @@ def main(arguments: list[str]) -> int:
         if directory.status["state"] == "finished":
             return 0
         with Stop().listen() as stop:
-            return EXIT_CODES[execute(directory, Tracker(load_store()), stop)]
+            return EXIT_CODES[execute(directory, Tracker(load_store()), partial(until_stopped, stop=stop))]
 
 
 if __name__ == "__main__":

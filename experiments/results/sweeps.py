@@ -1,0 +1,206 @@
+"""Sweeps: MLflow's parent run and the Optuna study -> frames.
+
+A sweep is a study of a fixed number of places. Each place is one configuration that the sampler proposes or that is
+known beforehand; a trial works at it, and when the trial's process dies, another trial takes the place and goes on from
+the run directory. So every place counts once, however many trials it took.
+"""
+
+import json
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import optuna
+import pandas as pd
+import sqlalchemy.exc
+from mlflow import MlflowClient
+from optuna.exceptions import ExperimentalWarning
+from optuna.storages import BaseStorage, JournalStorage, RDBStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+
+from experiments import tracking
+from experiments.store import Store, StoreError
+
+# attributes of a trial
+PLACE = "place"  # see above
+SURPLUS = "surplus"  # true: it found the place taken, did nothing, and counts for nothing
+KNOWN = "known"  # name of the recipe, for those that the sweep file knows beforehand
+REASON = "reason"  # why it was pruned or failed
+METRICS = "metrics"  # of its last evaluation: val/AP, val/loss, ... (mean over its seeds)
+STEPS, NUM_STEPS = "steps", "num_steps"  # optimiser steps done and planned, over its seeds
+SECONDS = "seconds"  # of training, over its seeds
+RUN_ID = "mlflow_run_id"  # of its first seed
+TRIAL, RUNG = "trial", "rung"  # in the trust study: number of the trial that is re-run, and for how long
+PARENT = "mlflow_run_id"  # attribute of the study
+
+TRUST_SUFFIX = ".trust"  # name of the study of the re-runs
+STATES = {
+    TrialState.COMPLETE: "finished",
+    TrialState.PRUNED: "pruned",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+    TrialState.FAIL: "failed",
+}
+
+
+@dataclass(frozen=True)
+class SweepResults:
+    """What is known of one sweep."""
+
+    run_id: str  # of the parent
+    spec: dict[str, Any]  # name, question, objectives {metric: direction}, space, rungs, seeds, ...
+    study: optuna.Study
+    trust: optuna.Study | None  # the re-runs at longer rungs; None before they begin
+
+    @property
+    def objectives(self) -> dict[str, str]:
+        """metric -> maximize or minimize; the first one ranks."""
+        return self.spec["objectives"]
+
+
+def sweeps(store: Store) -> pd.DataFrame:
+    """All sweeps of the store, newest first: run_id (of the parent), name, question, state, started, study, storage,
+    directory.
+    """
+    columns = ["run_id", "name", "question", "state", "started", "study", "storage", "directory"]
+    if store.database and not store.database.exists():
+        return pd.DataFrame(columns=columns)
+    client = MlflowClient(store.tracking_uri)
+    experiment = client.get_experiment_by_name(store.sweeps)
+    found = client.search_runs([experiment.experiment_id], f"tags.`{tracking.SWEEP}` != ''") if experiment else []
+    rows = [
+        (
+            run.info.run_id,
+            run.data.tags[tracking.SWEEP],
+            run.data.tags.get("mlflow.note.content", ""),
+            run.data.tags.get(tracking.STATE, "running"),
+            pd.Timestamp(run.info.start_time, unit="ms", tz="UTC"),
+            run.data.tags[tracking.STUDY],
+            run.data.tags[tracking.STORAGE],
+            run.data.tags.get(tracking.RUN_DIRECTORY, ""),
+        )
+        for run in found
+    ]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def load_sweep(store: Store, run_id: str) -> SweepResults:
+    """The sweep with this parent run; StoreError where its storage cannot be reached."""
+    tags = MlflowClient(store.tracking_uri).get_run(run_id).data.tags
+    uri = f"runs:/{run_id}/{tracking.SPEC}"
+    spec = json.loads(Path(mlflow.artifacts.download_artifacts(uri, tracking_uri=store.tracking_uri)).read_text())
+    storage = open_storage(tags[tracking.STORAGE])
+    name = tags[tracking.STUDY]
+    names = optuna.get_all_study_names(storage)
+    if name not in names:
+        raise StoreError(f"{tags[tracking.STORAGE]} has no study {name}")
+    trust = name + TRUST_SUFFIX
+    return SweepResults(
+        run_id,
+        spec,
+        optuna.load_study(study_name=name, storage=storage),
+        optuna.load_study(study_name=trust, storage=storage) if trust in names else None,
+    )
+
+
+def open_storage(address: str) -> BaseStorage:
+    """The Optuna storage at this address, to read: the path of a journal or the URL of a database. StoreError where
+    there is none.
+    """
+    file = address.removeprefix("sqlite:///")
+    if ("://" not in address or file != address) and not Path(file).is_file():
+        raise StoreError(f"{file}: the storage of this sweep is not there")
+    if "://" not in address:
+        return JournalStorage(JournalFileBackend(address))
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ExperimentalWarning)
+            return RDBStorage(address, skip_table_creation=True)
+    except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
+        reason = str(error).splitlines()[0]
+        raise StoreError(f"{address}: cannot be opened ({reason}); a password may be given as PGPASSWORD") from None
+
+
+def trials_of(study: optuna.Study) -> list[FrozenTrial]:
+    """All trials but surplus ones, by number."""
+    return [trial for trial in study.get_trials(deepcopy=False) if SURPLUS not in trial.user_attrs]
+
+
+def holders(study: optuna.Study) -> dict[int, FrozenTrial]:
+    """place -> the trial that holds it, or where all have failed, the last one.
+
+    A place may have been offered twice, by processes that found it empty at the same time. It belongs to the earliest
+    trial that has not failed.
+    """
+    found: dict[int, FrozenTrial] = {}
+    for trial in trials_of(study):
+        place = trial.user_attrs.get(PLACE)
+        if place is not None and (place not in found or found[place].state == TrialState.FAIL):
+            found[place] = trial
+    return found
+
+
+def trial_frame(study: optuna.Study, objectives: dict[str, str]) -> pd.DataFrame:
+    """One row a trial, by number.
+
+    number, place (see above), state (waiting, running, finished, pruned, failed; retried: another trial took its
+    place), reason, known, a column an objective (for pruned ones its last intermediate value), a column a setting
+    (missing where it was not suggested), `metrics.val/AP` and the like (of the last evaluation), evaluations, steps,
+    num_steps, seconds (of training), started, ended, run_id (of MLflow).
+    """
+    held = {trial.number for trial in holders(study).values()}
+    rows = [
+        _row(trial, objectives, trial.number in held)
+        for trial in trials_of(study)
+        if trial.number in held or trial.state == TrialState.FAIL
+    ]
+    return pd.DataFrame(rows, columns=None if rows else ["number", "place", "state", *objectives])
+
+
+def _row(trial: FrozenTrial, objectives: dict[str, str], holds_place: bool) -> dict[str, Any]:
+    attributes, values = trial.user_attrs, trial.values or []
+    state = STATES[trial.state] if holds_place else "retried"
+    return {
+        "number": trial.number,
+        "place": attributes.get(PLACE),
+        "state": state,
+        "reason": attributes.get(REASON, ""),
+        "known": attributes.get(KNOWN, ""),
+        **dict(zip(objectives, values or [float("nan")] * len(objectives), strict=False)),
+        **trial.params,
+        **{f"metrics.{name}": value for name, value in attributes.get(METRICS, {}).items()},
+        "evaluations": len(trial.intermediate_values),
+        "steps": attributes.get(STEPS),
+        "num_steps": attributes.get(NUM_STEPS),
+        "seconds": attributes.get(SECONDS),
+        "started": trial.datetime_start,
+        "ended": trial.datetime_complete,
+        "run_id": attributes.get(RUN_ID),
+    }
+
+
+def intermediate_frame(study: optuna.Study) -> pd.DataFrame:
+    """One row a reported value: number (of the trial), evaluation (1, 2, ...), value (of the first objective)."""
+    rows = [
+        (trial.number, evaluation, value)
+        for trial in trials_of(study)
+        for evaluation, value in sorted(trial.intermediate_values.items())
+    ]
+    return pd.DataFrame(rows, columns=["number", "evaluation", "value"])
+
+
+def steps_saved(frame: pd.DataFrame) -> float:
+    """Share of the planned steps that the pruner saved, over the trials that ended; NaN before any has.
+
+    A trial that diverged would have ended without a pruner as well: it saved nothing.
+
+    frame:  of `trial_frame`
+    """
+    ended = frame[frame["state"].isin(["finished", "pruned"])]
+    if ended.empty:
+        return float("nan")
+    planned = ended["num_steps"].where(ended["reason"] == "", ended["steps"]).sum()
+    return 1 - ended["steps"].sum() / planned if planned else float("nan")

@@ -1,0 +1,232 @@
+"""How far the ranks of short runs carry: a sweep's configurations, run again for longer.
+
+Without at least six of them the ranking of a sweep is for screening only.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import plotly.graph_objects as go
+from scipy.optimize import brentq
+from scipy.stats import kendalltau
+
+from experiments.results.curves import styled
+from experiments.results.sweeps import RUNG, TRIAL, SweepResults, trial_frame
+
+MIN_CONFIGURATIONS = 6
+SCREENING = "screening only"
+MAXIMIZE = "maximize"
+MAX_PENALTY = 1 - 1e-9  # of Mallows' model: 1 is no agreement at all
+
+
+@dataclass(frozen=True)
+class Trust:
+    """How well the order of the sweep agrees with that at a longer rung, by one objective."""
+
+    rung: str
+    metric: str
+    n: int  # configurations
+    num_pruned: int  # of them pruned in the sweep, and ranked below the finished ones by how far they came
+    tau: float  # Kendall's tau-b
+    p: float  # of tau = 0, two-sided, exact without ties
+    low: float  # 95 % interval of tau
+    high: float
+    regret: float  # what the best configuration has at the longer rung above the sweep's choice, in the metric's units
+    regret_AP: float  # the same in AP (0..1), by AP; NaN where nothing was detected in any
+
+    @property
+    def sentence(self) -> str:
+        """All of it in words."""
+        scale = 100 if is_ap(self.metric) else 1
+        pruned = f", {self.num_pruned} of them pruned in the sweep" if self.num_pruned else ""
+        text = (
+            f"{self.metric} at {self.rung}: Kendall's tau {self.tau:.2f} (95 % interval {self.low:.2f} to "
+            f"{self.high:.2f}, p = {self.p:.2g}, N = {self.n} configurations{pruned}); top-1 regret "
+            f"{scale * self.regret:.3g}"
+        )
+        if is_ap(self.metric):
+            return text + " AP points"
+        known = self.regret_AP == self.regret_AP
+        return text + (f", {100 * self.regret_AP:.3g} AP points" if known else "; nothing is detected yet")
+
+
+def is_ap(metric: str) -> bool:
+    """Whether a metric is an AP, which is stored as 0..1 and shown times 100."""
+    return metric.startswith("val/AP")
+
+
+def ranking(frame: pd.DataFrame, metric: str, direction: str) -> pd.DataFrame:
+    """The trials that have a value, best first, with a column `rank` (1, 2, ...; equal ones share the better).
+
+    Finished trials come before pruned ones, and those pruned later before those pruned earlier: their last values are
+    from different points of the schedule.
+
+    frame:  of `trial_frame`
+    """
+    known = frame[frame["state"].isin(["finished", "pruned"]) & frame[metric].notna()].copy()
+    sign = -1 if direction == MAXIMIZE else 1
+    known["_key"] = list(
+        zip(known["state"] != "finished", -known["evaluations"].where(known["state"] == "pruned", 0),
+            sign * known[metric], strict=True)
+    )  # fmt: skip
+    known = known.sort_values(["_key", "number"])
+    keys = known.pop("_key").tolist()
+    known["rank"] = [keys.index(key) + 1 for key in keys]
+    return known.reset_index(drop=True)
+
+
+def spread(ranked: pd.DataFrame, count: int) -> list[int]:
+    """Numbers of `count` trials spread over the ranking: the best and the last, and evenly between them, where the best
+    of the known recipes replaces its neighbour. All, where there are not more.
+
+    ranked:  of `ranking`
+    """
+    if len(ranked) <= count:
+        return ranked["number"].tolist()
+    positions = np.linspace(0, len(ranked) - 1, count).round().astype(int).tolist()
+    known = np.flatnonzero(ranked["known"] != "")
+    if len(known) and known[0] not in positions:
+        nearest = min(range(1, count), key=lambda i: abs(positions[i] - known[0]))
+        positions[nearest] = int(known[0])
+    return ranked["number"].iloc[sorted(positions)].tolist()
+
+
+def trust_frame(results: SweepResults, metric: str | None = None) -> pd.DataFrame:
+    """One row a configuration and rung that was run again to its end, by the sweep's rank.
+
+    rung, number (of the sweep's trial), known, state (in the sweep: finished or pruned), evaluations (in the sweep),
+    short, short_rank (among the rows of this rung), long, long_rank, short_AP, long_AP.
+
+    metric:  an objective; the first one by default
+    """
+    columns = ["rung", "number", "known", "state", "evaluations", "short", "short_rank", "long", "long_rank"]
+    columns += ["short_AP", "long_AP"]
+    if results.trust is None:
+        return pd.DataFrame(columns=columns)
+    metric = metric or next(iter(results.objectives))
+    direction = results.objectives[metric]
+    searched = trial_frame(results.study, results.objectives)
+    again = trial_frame(results.trust, results.objectives)
+    origin = {t.number: (t.user_attrs.get(TRIAL), t.user_attrs.get(RUNG)) for t in results.trust.get_trials(False)}
+    again[["trial", "rung"]] = [origin[number] for number in again["number"]] if len(again) else None
+    again = again[again["state"] == "finished"]
+    parts = []
+    for rung in results.spec["rungs"][1:]:
+        longer = again[again["rung"] == rung].set_index("trial")
+        order = ranking(searched[searched["number"].isin(longer.index)], metric, direction)
+        order = order.rename(columns={metric: "short"}) if metric != "short" else order
+        rows = order[["number", "known", "state", "evaluations", "short"]].assign(rung=rung)
+        rows["short_rank"] = order["rank"]
+        rows["long"] = longer[metric].reindex(order["number"]).to_numpy()
+        rows["long_rank"] = rows["long"].rank(ascending=direction != MAXIMIZE, method="min").astype(int)
+        for name, frame in (("short_AP", order), ("long_AP", longer.reindex(order["number"]))):
+            rows[name] = frame["metrics.val/AP"].to_numpy() if "metrics.val/AP" in frame else float("nan")
+        parts.append(rows[columns])
+    return pd.concat(parts, ignore_index=True) if parts else pd.DataFrame(columns=columns)
+
+
+def trust_summary(results: SweepResults) -> list[Trust]:
+    """One entry a longer rung and objective that has at least six configurations; none: screening only."""
+    found = []
+    for metric, direction in results.objectives.items():
+        frame = trust_frame(results, metric)
+        for rung in results.spec["rungs"][1:]:
+            rows = frame[frame["rung"] == rung]
+            if len(rows) >= MIN_CONFIGURATIONS:
+                found.append(_summary(rows, rung, metric, direction))
+    return found
+
+
+def label(results: SweepResults) -> str:
+    """What the ranking of the sweep may be used for, in a few words: "screening only" until the re-runs are there."""
+    found = trust_summary(results)
+    if not found:
+        return SCREENING
+    first = found[0]
+    return f"checked at {first.rung}: tau {first.tau:.2f}, N = {first.n}"
+
+
+def _summary(rows: pd.DataFrame, rung: str, metric: str, direction: str) -> Trust:
+    sign = 1 if direction == MAXIMIZE else -1
+    test = kendalltau(rows["short_rank"], rows["long_rank"])
+    low, high = tau_interval(rows["short_rank"].tolist(), rows["long_rank"].tolist())
+    gain = sign * rows["long"]
+    chosen = rows["short_rank"].argmin()
+    AP = rows["long_AP"]
+    return Trust(
+        rung=rung,
+        metric=metric,
+        n=len(rows),
+        num_pruned=int((rows["state"] == "pruned").sum()),
+        tau=float(test.statistic),
+        p=float(test.pvalue),
+        low=low,
+        high=high,
+        regret=float(gain.max() - gain.iloc[chosen]),
+        regret_AP=float(AP.max() - AP.iloc[chosen]) if AP.max() > 0 else float("nan"),
+    )
+
+
+def tau_interval(one: Sequence[float], other: Sequence[float], level: float = 0.95) -> tuple[float, float]:
+    """Interval of Kendall's tau between two rankings of n things, n small.
+
+    Exact under Mallows' model, in which a ranking with d pairs out of order has a probability in proportion to q^d:
+    those q are kept that make neither so few nor so many discordant pairs improbable, and the expected tau at the
+    smallest and largest of them is returned. Unlike the normal approximation it holds for n = 6 and for tau = 1. Ties
+    count as half a discordant pair, towards the wider interval.
+    """
+    n = len(one)
+    pairs = n * (n - 1) // 2
+    i, j = np.triu_indices(n, 1)
+    product = np.sign(np.subtract.outer(one, one)) * np.sign(np.subtract.outer(other, other))
+    discordant = float(((1 - product[i, j]) / 2).sum())
+    tail = (1 - level) / 2
+
+    def probabilities(q: float) -> np.ndarray:
+        """Of 0..pairs discordant pairs: the product of 1 + q + ... + q^k, as a polynomial."""
+        weights = np.ones(1)
+        for k in range(1, n):
+            weights = np.convolve(weights, q ** np.arange(k + 1))
+        return weights / weights.sum()
+
+    def at_most(log_q: float, d: int) -> float:
+        return float(probabilities(np.exp(log_q))[: d + 1].sum())
+
+    bound = 40.0  # of |log q|: all pairs agree, or none does
+    few, many = int(np.ceil(discordant)), int(np.floor(discordant))
+    worst = bound if few >= pairs else brentq(lambda x: at_most(x, few) - tail, -bound, bound)
+    best = -bound if many == 0 else brentq(lambda x: 1 - at_most(x, many - 1) - tail, -bound, bound)
+
+    def expected(log_q: float) -> float:
+        return 1 - 2 * float(probabilities(np.exp(log_q)) @ np.arange(pairs + 1)) / pairs
+
+    return expected(worst), expected(best)
+
+
+def trust_figure(results: SweepResults, metric: str | None = None) -> go.Figure:
+    """Short against long value of every configuration that was run again, one colour a rung; pruned ones are open."""
+    metric = metric or next(iter(results.objectives))
+    scale = 100 if is_ap(metric) else 1
+    name = f"{metric.removeprefix('val/')} x 100" if is_ap(metric) else metric
+    frame = trust_frame(results, metric)
+    figure = styled(go.Figure(), 460)
+    for rung in results.spec["rungs"][1:]:
+        rows = frame[frame["rung"] == rung]
+        figure.add_scatter(
+            x=(scale * rows["short"]).tolist(),
+            y=(scale * rows["long"]).tolist(),
+            mode="markers+text",
+            name=rung,
+            text=[f"{row.number}{f' ({row.known})' if row.known else ''}" for row in rows.itertuples()],
+            textposition="top center",
+            marker={
+                "size": 11,
+                "symbol": ["circle-open" if state == "pruned" else "circle" for state in rows["state"]],
+            },
+            hovertemplate="trial %{text}<br>sweep %{x:.2f}<br>longer %{y:.2f}<extra></extra>",
+        )
+    figure.update_xaxes(title_text=f"{name} in the sweep ({results.spec['rungs'][0]}; open: where it was pruned)")
+    figure.update_yaxes(title_text=f"{name} at the longer rung")
+    return figure

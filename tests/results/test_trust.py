@@ -1,0 +1,132 @@
+"""Ranks of short against long runs, on studies made by hand."""
+
+import itertools
+import json
+
+import numpy as np
+import optuna
+import pytest
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState
+
+from experiments.results import sweeps, trust
+
+SHORT, LONG = "10 steps", "30 steps"
+
+
+def study(values, pruned=None, known=None, attributes=None):
+    """A study whose trial i has this value; those in `pruned` came to evaluation pruned[i] of 5."""
+    made = optuna.create_study(direction="maximize")
+    pruned, known = pruned or {}, known or {}
+    for i, value in enumerate(values):
+        ends = pruned.get(i, 5)
+        given = {sweeps.PLACE: i, sweeps.METRICS: {"val/AP": value}, sweeps.STEPS: 2 * ends, sweeps.NUM_STEPS: 10}
+        if i in known:
+            given[sweeps.KNOWN] = known[i]
+        made.add_trial(
+            optuna.trial.create_trial(
+                state=TrialState.PRUNED if i in pruned else TrialState.COMPLETE,
+                value=value,
+                params={"optim.lr": 1e-4 * (i + 1)},
+                distributions={"optim.lr": FloatDistribution(1e-5, 1)},
+                intermediate_values={e: value * e / ends for e in range(1, ends + 1)},
+                user_attrs=given | (attributes[i] if attributes else {}),
+            )
+        )
+    return made
+
+
+def results(short, again):
+    """`again`: number of the sweep's trial -> value at the longer rung."""
+    attributes = [{sweeps.TRIAL: number, sweeps.RUNG: LONG} for number in again]
+    longer = study(list(again.values()), attributes=attributes) if again else None
+    spec = {"objectives": {"val/AP": "maximize"}, "rungs": [SHORT, LONG]}
+    return sweeps.SweepResults("parent", spec, short, longer)
+
+
+def frame(short):
+    return sweeps.trial_frame(short, {"val/AP": "maximize"})
+
+
+def test_finished_trials_rank_before_pruned_ones_and_later_pruned_before_earlier():
+    ranked = trust.ranking(frame(study([0.1, 0.3, 0.9, 0.2, 0.5], pruned={2: 1, 4: 3})), "val/AP", "maximize")
+    assert ranked["number"].tolist() == [1, 3, 0, 4, 2] and ranked["rank"].tolist() == [1, 2, 3, 4, 5]
+    assert trust.ranking(frame(study([0.1, 0.3, 0.1])), "val/AP", "minimize")["rank"].tolist() == [1, 1, 3]
+
+
+def test_spread_holds_the_best_the_last_and_a_known_recipe():
+    ranked = trust.ranking(frame(study(np.linspace(0, 1, 24), known={22: "official"})), "val/AP", "maximize")
+    numbers = trust.spread(ranked, 6)
+    assert len(set(numbers)) == 6 and numbers[0] == 23 and numbers[-1] == 0 and 22 in numbers
+    assert trust.spread(ranked.head(4), 6) == [23, 22, 21, 20]
+
+
+def test_screening_only_until_six_configurations_were_run_again():
+    short = study([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    assert trust.label(results(short, {})) == "screening only"
+    assert trust.label(results(short, dict.fromkeys(range(5), 0.5))) == "screening only"
+    assert "tau 1.00, N = 6" in trust.label(results(short, {i: 0.1 * i for i in range(6)}))
+
+
+def test_tau_and_regret_of_a_known_case():
+    short = study([0.1, 0.2, 0.3, 0.4, 0.5, 0.6])
+    # the sweep's best (5) comes second, and 4 overtakes it by 5 AP points; all other pairs agree: 14 of 15
+    found = trust.trust_summary(results(short, {0: 0.1, 1: 0.2, 2: 0.3, 3: 0.4, 4: 0.65, 5: 0.6}))[0]
+    assert found.tau == pytest.approx(13 / 15) and found.n == 6
+    assert found.p == pytest.approx(2 * 6 / 720)  # of 720 orders 1 has no pair out of order, 5 have one; two sides
+    assert found.regret == pytest.approx(0.05) and found.regret_AP == pytest.approx(0.05)
+    assert "5 AP points" in found.sentence and "N = 6" in found.sentence
+
+
+def test_interval_of_tau_covers_rankings_of_mallows_model():
+    """Drawn from the model itself by enumeration, the interval covers the true tau at least 95 % of the time."""
+    orders = list(itertools.permutations(range(5)))
+    discordant = np.array([sum(a > b for a, b in itertools.combinations(order, 2)) for order in orders])
+    intervals = {d: trust.tau_interval(range(5), orders[np.flatnonzero(discordant == d)[0]]) for d in range(11)}
+    for q in (0.2, 0.5, 0.8, 1.0):
+        weights = q**discordant / (q**discordant).sum()
+        truth = 1 - 2 * (weights * discordant).sum() / 10
+        covered = np.array([intervals[d][0] <= truth <= intervals[d][1] for d in discordant])
+        assert 0.95 <= (weights * covered).sum() <= 1
+
+
+def test_interval_of_tau_is_one_sided_for_full_agreement_and_symmetric():
+    low, high = trust.tau_interval(range(6), range(6))
+    assert high == pytest.approx(1) and 0.3 < low < 0.6
+    assert trust.tau_interval(range(6), range(5, -1, -1)) == pytest.approx((-high, -low))
+
+
+def test_a_place_counts_once_and_belongs_to_the_earliest_that_has_not_failed():
+    made = optuna.create_study(direction="maximize")
+
+    def add(place, state, **attributes):
+        value = 0.5 if state == TrialState.COMPLETE else None
+        given = {sweeps.PLACE: place, sweeps.STEPS: 4, sweeps.NUM_STEPS: 10} | attributes
+        made.add_trial(optuna.trial.create_trial(state=state, value=value, user_attrs=given))
+
+    add(0, TrialState.FAIL)  # died
+    add(1, TrialState.COMPLETE)
+    add(0, TrialState.COMPLETE)  # took its place
+    add(1, TrialState.FAIL, **{sweeps.SURPLUS: True})
+    add(2, TrialState.FAIL, **{sweeps.REASON: "InputError"})
+    table = frame(made)
+    assert dict(zip(table["number"], table["state"], strict=True)) == {
+        0: "retried",
+        1: "finished",
+        2: "finished",
+        4: "failed",
+    }
+    assert sweeps.holders(made)[0].number == 2
+
+
+def test_steps_saved_counts_what_the_pruner_cut_and_not_what_diverged():
+    attributes = [{}, {}, {}, {sweeps.REASON: "diverged"}]
+    table = frame(study([0.1, 0.2, 0.3, 0.4], pruned={1: 2, 3: 1}, attributes=attributes))
+    assert sweeps.steps_saved(table) == pytest.approx(6 / 32)  # of 3 x 10 + 2 planned steps, 6 were left out
+
+
+def test_figure_marks_pruned_configurations():
+    short = study([0.1, 0.2, 0.3, 0.4, 0.5, 0.6], pruned={0: 2})
+    figure = trust.trust_figure(results(short, {i: 0.1 * i for i in range(6)}))
+    assert list(figure.data[0].marker.symbol).count("circle-open") == 1
+    assert json.loads(figure.to_json())["data"][0]["y"][0] == pytest.approx(50)
