@@ -1,4 +1,4 @@
-"""The only module that writes to MLflow, and the names of what it writes.
+"""The only module that writes to MLflow.
 
 Everything comes from run directories and can be sent again: what MLflow has already is not sent twice.
 """
@@ -20,26 +20,42 @@ from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
+from experiments.names import (  # noqa: F401 - those who write find the names here
+    ABLATION,
+    ANNOTATIONS,
+    ARM,
+    ATTENTION,
+    CHECKPOINTS,
+    CONFIG,
+    DESIGN,
+    EPOCH,
+    ERROR,
+    FAILURE,
+    FILES,
+    FINGERPRINT,
+    NUM_STEPS,
+    PREDICTIONS,
+    RECORDS,
+    REPORT,
+    RUN_DIRECTORY,
+    SAMPLES,
+    SAMPLES_PICTURE,
+    SECONDS,
+    SEED,
+    SEEDS,
+    SPEC,
+    STATE,
+    STEP,
+    STORAGE,
+    STUDY,
+    SWEEP,
+)
 from experiments.store import ROOT, Store, initialise
 
 if TYPE_CHECKING:
     from experiments.rundir import RunDirectory
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of every table and monitor it sets up
-
-# tags
-ABLATION, ARM, SEED, STATE, ERROR = "detr.ablation", "detr.arm", "detr.seed", "detr.state", "detr.error"
-SEEDS, FINGERPRINT, RUN_DIRECTORY = "detr.seeds", "detr.data_fingerprint", "detr.run_directory"
-SWEEP, STUDY, STORAGE = "detr.sweep", "detr.study", "detr.storage"  # of a sweep's parent run
-# metrics beside those that detr.train names
-STEP, EPOCH, SAMPLES, SECONDS = "progress/step", "progress/epoch", "progress/samples", "progress/seconds"
-# artifacts
-RECORDS, PREDICTIONS, SAMPLES_PICTURE, CONFIG = "records.jsonl", "predictions.json", "samples.png", "config.json"
-ATTENTION = "attention.safetensors"
-DESIGN, ANNOTATIONS, FAILURE = "ablation.json", "annotations_val.json", "error.txt"  # the first two at the parent
-FILES = (CONFIG, RECORDS, PREDICTIONS, ATTENTION, SAMPLES_PICTURE, FAILURE)  # of a run
-SPEC = "sweep.json"  # at a sweep's parent
-REPORT, CHECKPOINTS = "report", "checkpoints"  # folders
 
 STATUS = {
     "running": RunStatus.RUNNING,
@@ -151,6 +167,9 @@ class MetricStream:
 
     def _points(self, record: dict[str, Any]) -> Iterator[Metric]:
         step, now = record["step"], int(time.time() * 1000)
+        if NUM_STEPS not in self.known:
+            yield Metric(NUM_STEPS, record["num_steps"], now, step)
+            self.known[NUM_STEPS] = step
         values = record["metrics"]
         if any(key.startswith("train/") for key in values):  # an evaluation shares its step with a training record
             values = values | {

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunTag
+from mlflow.entities import Metric, Param, RunStatus, RunTag
 from PIL import Image
 
 from experiments import tracking
@@ -122,6 +122,8 @@ class Builder:
         for name, text in files.items():
             (scratch / name).write_text(text)
             self.client.log_artifact(run_id, str(scratch / name))
+        if (status := tracking.STATUS[tags[tracking.STATE]]) != RunStatus.RUNNING:
+            self.client.set_terminated(run_id, RunStatus.to_string(status))
         return run_id
 
     def ablation(self, num_seeds: int, missing: tuple = (), failed: tuple = (), silent: tuple = (), **changes) -> str:
@@ -130,7 +132,8 @@ class Builder:
         """
         plan = design(self.folder / "val", list(range(num_seeds))) | changes
         folder = self.folder / "runs" / f"lr_clip.{self.made}"
-        tags = {tracking.ABLATION: plan["name"], tracking.RUN_DIRECTORY: str(folder)}
+        state = "failed" if failed else "running" if missing else "finished"
+        tags = {tracking.ABLATION: plan["name"], tracking.RUN_DIRECTORY: str(folder), tracking.STATE: state}
         files = {tracking.DESIGN: json.dumps(plan), tracking.ANNOTATIONS: json.dumps(self.content)}
         parent = self.run(tags, {}, {}, files)
         for seed in range(num_seeds):

@@ -2,8 +2,8 @@
 
 import pandas as pd
 
-from experiments import tracking
-from experiments.results.runs import experiment, search
+from experiments import names
+from experiments.results.reader import open_reader
 from experiments.store import Store
 
 COLUMNS = ("run_id", "name", "label", "state", "started")
@@ -13,14 +13,16 @@ def list_ablations(store: Store) -> pd.DataFrame:
     """One row an ablation, newest first: run_id of the parent, name, label (unique, stays the same), state, started
     (UTC).
     """
-    if (opened := experiment(store)) is None:
-        return pd.DataFrame(columns=COLUMNS)
-    client, place = opened
-    rows = []
-    for parent in search(client, place.experiment_id, f"tags.`{tracking.ABLATION}` != ''"):
-        tags = parent.data.tags
-        name = tags[tracking.ABLATION]
-        started = pd.Timestamp(parent.info.start_time, unit="ms", tz="UTC")
-        label = f"{name} {parent.info.run_id[:8]}"
-        rows.append((parent.info.run_id, name, label, tags.get(tracking.STATE, "running"), started))
+    reader = open_reader(store)
+    parents = reader.runs(store.ablations, {names.ABLATION: None}) if reader else []
+    rows = [
+        (
+            run.run_id,
+            run.tags[names.ABLATION],
+            f"{run.tags[names.ABLATION]} {run.run_id[:8]}",
+            run.tags.get(names.STATE, "running"),
+            pd.Timestamp(run.started, unit="ms", tz="UTC"),
+        )
+        for run in parents
+    ]
     return pd.DataFrame(rows, columns=COLUMNS)

@@ -10,7 +10,7 @@ import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
-from experiments import tracking
+from experiments import names
 from experiments.results.contrasts import EXPLORATORY, PRIMARY, SECONDARY
 from experiments.results.evidence import Evidence, gather
 from experiments.results.report_html import page
@@ -64,7 +64,7 @@ def report(store: Store, ablation: str | None, output: Path | None) -> tuple[Evi
         named = f"ablation named {ablation!r}" if ablation else "ablation"
         raise StoreError(f"{store.tracking_uri} has no {named}; python experiments/run.py ablation=lr_clip makes one")
     evidence = gather(store, run_id)
-    folder = output or run_directory(store, run_id) / tracking.REPORT
+    folder = output or run_directory(store, run_id) / names.REPORT
     write(evidence, folder)
     return evidence, folder
 

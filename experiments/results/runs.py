@@ -1,21 +1,16 @@
-"""MLflow -> frames: the only reader of the store."""
+"""The store -> frames: what the other modules of the read side start from."""
 
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import mlflow
+import numpy as np
 import pandas as pd
-from mlflow import MlflowClient
-from mlflow.entities import Experiment, Run
-from mlflow.exceptions import MlflowException
 
-from experiments import tracking
-from experiments.store import Store
-
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a bar for every file that is read
+from experiments import names
+from experiments.results.reader import StoredRun, open_reader
+from experiments.store import Store, StoreError
 
 
 @dataclass(frozen=True)
@@ -40,45 +35,46 @@ class AblationResults:
 
 def newest_ablation(store: Store, name: str | None = None) -> str | None:
     """Run id of the ablation that was started last, of any name or of this one; None where there is none."""
-    if (opened := experiment(store)) is None:
-        return None
-    client, place = opened
-    condition = f"tags.`{tracking.ABLATION}` = '{name}'" if name else f"tags.`{tracking.ABLATION}` != ''"
-    found = client.search_runs([place.experiment_id], condition, max_results=1)
-    return found[0].info.run_id if found else None
+    reader = open_reader(store)
+    found = reader.runs(store.ablations, {names.ABLATION: name}) if reader else []
+    return found[0].run_id if found else None
 
 
 def run_directory(store: Store, run_id: str) -> Path:
     """Folder in which the ablation with this parent run keeps its runs."""
-    tags = MlflowClient(store.tracking_uri).get_run(run_id).data.tags
-    return Path(tags.get(tracking.RUN_DIRECTORY, store.run_root / run_id))
+    reader = open_reader(store)
+    tags = reader.run(run_id).tags if reader else {}
+    return Path(tags.get(names.RUN_DIRECTORY, store.run_root / run_id))
 
 
 def load_ablation(store: Store, run_id: str) -> AblationResults:
-    """The design and all runs of the ablation with this parent run."""
-    client = MlflowClient(store.tracking_uri)
-    parent = client.get_run(run_id)
-    design = json.loads(_artifact(store, run_id, tracking.DESIGN).read_text())
-    condition = f"tags.`mlflow.parentRunId` = '{run_id}'"
-    children = search(client, parent.info.experiment_id, condition)
+    """The design and all runs of the ablation with this parent run; StoreError where its design cannot be read."""
+    design = _design(store, run_id)
+    children = open_reader(store).runs(tags={names.PARENT: run_id})
     order = {arm: i for i, arm in enumerate(design["arms"])}
-    rows = [_row(child, design) for child in children if child.data.tags.get(tracking.ARM) in order]
+    rows = [_row(child, design) for child in children if child.tags.get(names.ARM) in order]
     frame = pd.DataFrame(rows, columns=None if rows else ["run_id", "arm", "seed", "state", "error"])
     if rows:
         frame = frame.drop_duplicates(["arm", "seed"])  # newest first: a run whose folder was lost was made anew
         frame = frame.sort_values(["arm", "seed"], key=lambda c: c.map(order) if c.name == "arm" else c)
-    params = {child.info.run_id: dict(child.data.params) for child in children}
-    return AblationResults(run_id, design, frame.reset_index(drop=True), params)
+    params = {child.run_id: child.params for child in children}
+    return AblationResults(run_id, design, something_to_find(frame.reset_index(drop=True)), params)
 
 
 def load_annotations(store: Store, results: AblationResults) -> Path | None:
     """The validation annotations of the ablation, a COCO file; None where they were not stored."""
-    return _find(store, results.run_id, tracking.ANNOTATIONS)
+    return load_file(store, results.run_id, names.ANNOTATIONS)
 
 
 def load_predictions(store: Store, run_id: str) -> Path | None:
     """The detections of a run's last evaluation, a COCO results file; None where there are none."""
-    return _find(store, run_id, tracking.PREDICTIONS)
+    return load_file(store, run_id, names.PREDICTIONS)
+
+
+def load_file(store: Store, run_id: str, name: str) -> Path | None:
+    """Local path of any artifact of a run; None where it has none of this name."""
+    reader = open_reader(store)
+    return reader.file(run_id, name) if reader else None
 
 
 def load_attention(store: Store, run_id: str) -> Path | None:
@@ -90,89 +86,81 @@ def earlier_runs(store: Store) -> pd.DataFrame:
     """All finished runs of all ablations, oldest first: run_id, arm, seed, fingerprint (of the data), val/AP, and a
     column a setting, as texts.
     """
-    if (opened := experiment(store)) is None:
-        return pd.DataFrame(columns=["run_id", "arm", "seed", "fingerprint", "val/AP"])
-    client, place = opened
-    condition = f"tags.`{tracking.STATE}` = 'finished' and metrics.`val/AP` >= 0"
-    found = search(client, place.experiment_id, condition)
+    reader = open_reader(store)
+    found = reader.runs(store.ablations, {names.STATE: "finished"}) if reader else []
     rows = [
         {
-            "run_id": run.info.run_id,
-            "arm": run.data.tags.get(tracking.ARM),
-            "seed": int(run.data.tags.get(tracking.SEED, 0)),
-            "fingerprint": run.data.tags.get(tracking.FINGERPRINT),
-            "val/AP": run.data.metrics["val/AP"],
-            **{key: value for key, value in run.data.params.items() if key != "seed"},
+            "run_id": run.run_id,
+            "arm": run.tags.get(names.ARM),
+            "seed": int(run.tags.get(names.SEED, 0)),
+            "fingerprint": run.tags.get(names.FINGERPRINT),
+            "val/AP": run.metrics["val/AP"],
+            **{key: value for key, value in run.params.items() if key != "seed"},
         }
         for run in reversed(found)
+        if run.metrics.get("val/AP", -1) >= 0
     ]
     return pd.DataFrame(rows, columns=None if rows else ["run_id", "arm", "seed", "fingerprint", "val/AP"])
 
 
-def experiment(store: Store) -> tuple[MlflowClient, Experiment] | None:
-    """The experiment of ablations; None where nothing was run yet. A reader never creates the database."""
-    if store.database and not store.database.exists():
-        return None
-    client = MlflowClient(store.tracking_uri)
-    experiment = client.get_experiment_by_name(store.ablations)
-    return (client, experiment) if experiment else None
-
-
-def search(client: MlflowClient, experiment_id: str, condition: str) -> list[Run]:
-    """All runs that fulfil the condition, newest first."""
-    page = client.search_runs([experiment_id], condition)
-    found = list(page)
-    while page.token:
-        page = client.search_runs([experiment_id], condition, page_token=page.token)
-        found += page
-    return found
-
-
-def _row(run: Run, design: dict[str, Any]) -> dict[str, Any]:
-    tags = run.data.tags
-    return {
-        "run_id": run.info.run_id,
-        "arm": tags[tracking.ARM],
-        "seed": int(tags[tracking.SEED]),
-        "state": tags.get(tracking.STATE, "running"),
-        "error": tags.get(tracking.ERROR, ""),
-        **design["arms"][tags[tracking.ARM]],
-        **run.data.metrics,
-    }
-
-
 def load_records(store: Store, run_id: str) -> pd.DataFrame:
     """One row a step: step, epoch, samples, seconds and a column a metric. From the run's own record file once it has
-    ended, else from MLflow's histories.
+    ended, else from the store's histories.
     """
+    reader = open_reader(store)
+    run = reader.run(run_id)
+    path = None if run.tags.get(names.STATE) == "running" else reader.file(run_id, names.RECORDS)
+    if path is None:
+        keys = [key for key in run.metrics if not key.startswith("system/")]
+        histories = {key: reader.history([run_id], key).set_index("step")["value"] for key in keys}
+        frame = pd.DataFrame(histories).rename(columns=lambda key: key.removeprefix("progress/"))
+        return something_to_find(frame.drop(columns="step", errors="ignore").rename_axis("step").reset_index())
+    steps: dict[int, dict[str, float]] = {}  # a step's evaluation joins its training record
+    for record in _lines(path):
+        place = {key: record[key] for key in ("step", "epoch", "samples", "seconds")}
+        steps.setdefault(record["step"], {}).update(place | record["metrics"])
+    return something_to_find(pd.DataFrame(list(steps.values())))
+
+
+def something_to_find(metrics: pd.DataFrame) -> pd.DataFrame:
+    """AP and AR without pycocotools' -1, which says that there was nothing to find: NaN in its place."""
+    scores = [key for key in metrics if str(key).startswith(("val/AP", "val/AR"))]
+    return metrics.assign(**{key: metrics[key].replace(-1, np.nan) for key in scores})
+
+
+def _design(store: Store, run_id: str) -> dict[str, Any]:
+    path = load_file(store, run_id, names.DESIGN)
     try:
-        lines = _artifact(store, run_id, tracking.RECORDS).read_text().splitlines()
-    except (MlflowException, OSError):
-        return _histories(store, run_id)
-    records = [json.loads(line) for line in lines]
-    rows = [{k: r[k] for k in ("step", "epoch", "samples", "seconds")} | r["metrics"] for r in records]
-    return pd.DataFrame(rows).groupby("step", as_index=False).last()  # a step's evaluation joins its training record
+        return json.loads(path.read_text() if path else "")
+    except ValueError:
+        state = "is not complete" if path else "is missing"
+        raise StoreError(
+            f"{names.DESIGN} of the ablation {run_id} {state}: it is just being started, or the file was lost. The "
+            "command that started it writes it again"
+        ) from None
 
 
-def _histories(store: Store, run_id: str) -> pd.DataFrame:
-    client = MlflowClient(store.tracking_uri)
-    columns = {}
-    for key in client.get_run(run_id).data.metrics:
-        if not key.startswith("system/"):
-            points = client.get_metric_history(run_id, key)
-            columns[key.removeprefix("progress/")] = pd.Series({p.step: p.value for p in points})
-    return pd.DataFrame(columns).rename_axis("step").reset_index()
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """The records of a file; a last line that was cut off is left out."""
+    lines = path.read_text().splitlines()
+    records = []
+    for number, line in enumerate(lines, 1):
+        try:
+            records.append(json.loads(line))
+        except ValueError:
+            if number < len(lines):
+                raise StoreError(f"{path}, line {number}: not a record in JSON; the file is damaged") from None
+    return records
 
 
-def _find(store: Store, run_id: str, name: str) -> Path | None:
-    try:
-        path = _artifact(store, run_id, name)
-    except (MlflowException, OSError):
-        return None
-    return path if path.is_file() else None
-
-
-def _artifact(store: Store, run_id: str, name: str) -> Path:
-    """Local path of an artifact, downloaded if it is remote."""
-    uri = f"runs:/{run_id}/{name}"
-    return Path(mlflow.artifacts.download_artifacts(uri, tracking_uri=store.tracking_uri))
+def _row(run: StoredRun, design: dict[str, Any]) -> dict[str, Any]:
+    tags = run.tags
+    return {
+        "run_id": run.run_id,
+        "arm": tags[names.ARM],
+        "seed": int(tags[names.SEED]),
+        "state": tags.get(names.STATE, "running"),
+        "error": tags.get(names.ERROR, ""),
+        **design["arms"][tags[names.ARM]],
+        **run.metrics,
+    }
