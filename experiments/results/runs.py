@@ -79,7 +79,7 @@ def load_file(store: Store, run_id: str, name: str) -> Path | None:
 
 def load_attention(store: Store, run_id: str) -> Path | None:
     """The attention maps of a run's last evaluation (`attention.read_attention`); None where there are none."""
-    return _find(store, run_id, tracking.ATTENTION)
+    return load_file(store, run_id, names.ATTENTION)
 
 
 def earlier_runs(store: Store) -> pd.DataFrame:

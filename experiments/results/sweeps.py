@@ -11,17 +11,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import mlflow
 import optuna
 import pandas as pd
 import sqlalchemy.exc
-from mlflow import MlflowClient
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
 
-from experiments import tracking
+from experiments import names
+from experiments.results.reader import open_reader
 from experiments.store import Store, StoreError
 
 # attributes of a trial
@@ -66,21 +65,18 @@ def sweeps(store: Store) -> pd.DataFrame:
     directory.
     """
     columns = ["run_id", "name", "question", "state", "started", "study", "storage", "directory"]
-    if store.database and not store.database.exists():
-        return pd.DataFrame(columns=columns)
-    client = MlflowClient(store.tracking_uri)
-    experiment = client.get_experiment_by_name(store.sweeps)
-    found = client.search_runs([experiment.experiment_id], f"tags.`{tracking.SWEEP}` != ''") if experiment else []
+    reader = open_reader(store)
+    found = reader.runs(store.sweeps, {names.SWEEP: None}) if reader else []
     rows = [
         (
-            run.info.run_id,
-            run.data.tags[tracking.SWEEP],
-            run.data.tags.get("mlflow.note.content", ""),
-            run.data.tags.get(tracking.STATE, "running"),
-            pd.Timestamp(run.info.start_time, unit="ms", tz="UTC"),
-            run.data.tags[tracking.STUDY],
-            run.data.tags[tracking.STORAGE],
-            run.data.tags.get(tracking.RUN_DIRECTORY, ""),
+            run.run_id,
+            run.tags[names.SWEEP],
+            run.tags.get("mlflow.note.content", ""),
+            run.tags.get(names.STATE, "running"),
+            pd.Timestamp(run.started, unit="ms", tz="UTC"),
+            run.tags[names.STUDY],
+            run.tags[names.STORAGE],
+            run.tags.get(names.RUN_DIRECTORY, ""),
         )
         for run in found
     ]
@@ -89,20 +85,24 @@ def sweeps(store: Store) -> pd.DataFrame:
 
 def load_sweep(store: Store, run_id: str) -> SweepResults:
     """The sweep with this parent run; StoreError where its storage cannot be reached."""
-    tags = MlflowClient(store.tracking_uri).get_run(run_id).data.tags
-    uri = f"runs:/{run_id}/{tracking.SPEC}"
-    spec = json.loads(Path(mlflow.artifacts.download_artifacts(uri, tracking_uri=store.tracking_uri)).read_text())
-    storage = open_storage(tags[tracking.STORAGE])
-    name = tags[tracking.STUDY]
-    names = optuna.get_all_study_names(storage)
-    if name not in names:
-        raise StoreError(f"{tags[tracking.STORAGE]} has no study {name}")
+    reader = open_reader(store)
+    path = reader.file(run_id, names.SPEC) if reader else None
+    if path is None:
+        raise StoreError(
+            f"{names.SPEC} of the sweep {run_id} is missing: it is just being started, or the file was lost"
+        )
+    tags, spec = reader.run(run_id).tags, json.loads(path.read_text())
+    storage = open_storage(tags[names.STORAGE])
+    name = tags[names.STUDY]
+    studies = optuna.get_all_study_names(storage)
+    if name not in studies:
+        raise StoreError(f"{tags[names.STORAGE]} has no study {name}")
     trust = name + TRUST_SUFFIX
     return SweepResults(
         run_id,
         spec,
         optuna.load_study(study_name=name, storage=storage),
-        optuna.load_study(study_name=trust, storage=storage) if trust in names else None,
+        optuna.load_study(study_name=trust, storage=storage) if trust in studies else None,
     )
 
 
