@@ -4,15 +4,21 @@ What is read again and again is keyed by `stamp`, which changes when the store d
 state of the runs that it rests on, so that a run in progress does not throw away what finished ones gave.
 """
 
+import json
 import os
 import time
+from pathlib import Path
 
 import pandas as pd
 import streamlit as st
 
 from experiments.results import evidence as gathering
+from experiments.results import queries
+from experiments.results.attention import Attention, read_attention
+from experiments.results.image_files import embed
 from experiments.results.listing import list_ablations
-from experiments.results.runs import AblationResults, load_ablation
+from experiments.results.matching import Detections, GroundTruth, Matched, match, read_detections, read_truth
+from experiments.results.runs import AblationResults, load_ablation, load_annotations, load_attention, load_predictions
 from experiments.store import Store, load_store
 
 # A person waits: the tracking server is asked twice and for seconds, not seven times and for minutes.
@@ -52,6 +58,35 @@ def evidence(results: AblationResults) -> gathering.Evidence:
     return _evidence(store(), results.run_id, tuple(runs.itertuples(index=False, name=None)))
 
 
+def truth(results: AblationResults) -> GroundTruth | None:
+    """The validation set; None where it was not stored, ValueError where it is damaged."""
+    return _truth(store(), results.run_id, results)
+
+
+def matched(results: AblationResults, run_id: str, area: tuple[float, float] = (0, float("inf"))) -> Matched | None:
+    """The detections of a finished run beside the objects of an area range; None where either was not stored.
+
+    One and the same object each time: not to be changed. ValueError where the files are damaged.
+    """
+    return _matched(store(), results.run_id, run_id, area, results)
+
+
+def query_boxes(results: AblationResults, run_id: str) -> pd.DataFrame | None:
+    """Of a finished run, as `queries.query_boxes` gives them; None where detections or objects were not stored."""
+    return _query_boxes(store(), results.run_id, run_id, results)
+
+
+def attention(run_id: str) -> Attention | None:
+    """The maps of a finished run; None where it stored none, AttentionError where the file is damaged."""
+    return _attention(store(), run_id)
+
+
+@st.cache_data(max_entries=500, show_spinner=False)
+def image(folder: Path | None, file_name: str, size: tuple[int, int], max_side: int) -> tuple[str, str]:
+    """`image_files.embed`."""
+    return embed(folder, file_name, size, max_side)
+
+
 @st.cache_data(max_entries=8, show_spinner="Reading the list of ablations")
 def _ablations(store: Store, stamp: str) -> pd.DataFrame:
     return list_ablations(store)
@@ -65,3 +100,36 @@ def _results(store: Store, run_id: str, stamp: str) -> AblationResults:
 @st.cache_data(max_entries=8, show_spinner="Computing intervals and verdicts")
 def _evidence(store: Store, run_id: str, states: tuple) -> gathering.Evidence:
     return gathering.gather(store, run_id)
+
+
+# What follows is large and never changes once a run has finished: one object for all pages, not a copy for each.
+@st.cache_resource(max_entries=4, show_spinner="Reading the ground truth")
+def _truth(store: Store, run_id: str, _results: AblationResults) -> GroundTruth | None:
+    path = load_annotations(store, _results)
+    return read_truth(json.loads(path.read_text())) if path else None
+
+
+@st.cache_resource(max_entries=32, show_spinner="Reading the detections")
+def _detections(store: Store, ablation: str, run_id: str, _results: AblationResults) -> Detections | None:
+    path, truth = load_predictions(store, run_id), _truth(store, ablation, _results)
+    return read_detections(truth, json.loads(path.read_text())) if path and truth else None
+
+
+@st.cache_resource(max_entries=64, show_spinner="Matching detections and objects")
+def _matched(
+    store: Store, ablation: str, run_id: str, area: tuple[float, float], _results: AblationResults
+) -> Matched | None:
+    found = _detections(store, ablation, run_id, _results)
+    return match(found, area) if found else None
+
+
+@st.cache_resource(max_entries=8, show_spinner="Reading the boxes of queries")
+def _query_boxes(store: Store, ablation: str, run_id: str, _results: AblationResults) -> pd.DataFrame | None:
+    path, truth = load_predictions(store, run_id), _truth(store, ablation, _results)
+    return queries.query_boxes(path, truth) if path and truth else None
+
+
+@st.cache_resource(max_entries=16, show_spinner="Reading the attention maps")
+def _attention(store: Store, run_id: str) -> Attention | None:
+    path = load_attention(store, run_id)
+    return read_attention(path) if path else None

@@ -41,13 +41,14 @@ def detections(content: dict, off: float, seed: int) -> list[dict]:
     """Boxes near the true ones, and one at random in every image."""
     rng = np.random.default_rng(seed)
     found = []
-    for one in content["annotations"]:
+    for i, one in enumerate(content["annotations"]):
         box = (np.array(one["bbox"]) + rng.normal(0, off, 4)).clip(1).round(3).tolist()
         score = round(float(rng.uniform(0.4, 0.95)), 4)
-        found.append({"image_id": one["image_id"], "category_id": one["category_id"], "bbox": box, "score": score})
+        place = {"image_id": one["image_id"], "category_id": one["category_id"], "query": i % 2}
+        found.append(place | {"bbox": box, "score": score})
     for image in content["images"]:
         box = rng.uniform(5, 30, 4).round(3).tolist()
-        found.append({"image_id": image["id"], "category_id": 1, "bbox": box, "score": 0.3})
+        found.append({"image_id": image["id"], "category_id": 1, "query": 2, "bbox": box, "score": 0.3})
     return found
 
 

@@ -20,9 +20,9 @@ SECTIONS: dict[str, tuple[Signal, ...]] = {  # heading in docs/diagnostics.md ->
     "Steps": (
         Signal(
             "train/clip_fraction",
-            "share of clipped steps so far",
-            "Steps whose gradient was longer than the clip norm and was scaled down. Two arms both at 1 differ "
-            "by a factor that AdamW cancels.",
+            "clipped steps, share so far",
+            "Steps whose gradient was longer than the clip norm and was scaled down. Two arms both at 1 differ by a "
+            "factor that AdamW cancels.",
         ),
         Signal(
             "diagnostics/grad_norm_log10_median",
@@ -32,30 +32,31 @@ SECTIONS: dict[str, tuple[Signal, ...]] = {  # heading in docs/diagnostics.md ->
         ),
         Signal(
             "diagnostics/grad_norm_log10_p95",
-            "gradient norm, 95th percentile (log10)",
+            "gradient norm, p95 (log10)",
             "One step in twenty has a larger gradient. Healthy: within 0.5 of the median. More than 1 above: spikes.",
         ),
         Signal(
             "diagnostics/update_ratio_main",
-            "size of a step, as a share of the weights",
-            "How far a step of the optimiser moves the weights, in units of their size. Healthy: 1e-4 to 3e-3. Above "
-            "1e-2 a step tears at the weights, below 1e-5 it stands still.",
+            "step size, share of weights",
+            "How far a step of the optimiser moves the weights, as a share of their norm. Healthy: 1e-4 to 3e-3. "
+            "Above 1e-2 a step tears at the weights, below 1e-5 it stands still.",
         ),
         Signal(
             "diagnostics/update_ratio_backbone",
-            "the same of the backbone",
+            "step size of the backbone",
             "The same for the backbone, which usually learns at a rate of its own. A frozen one has none.",
         ),
         Signal(
             "train/wait_fraction",
-            "share of the step spent waiting for images",
-            "Healthy: below 0.05. Above 0.2 the run is slow because of its data, which says nothing of the arm.",
+            "waiting for images, share",
+            "Data time over the time of the whole step. Healthy: below 0.05. Above 0.2 the run is slow because of its "
+            "data, which says nothing of the arm.",
         ),
     ),
     "Attention": (
         Signal(
             "diagnostics/attention_entropy_<layer>",
-            "attention entropy, decoder layer <layer>",
+            "attention entropy, layer <layer>",
             "How widely the queries look: 1 is evenly over the image, 0 is at one spot. Healthy: starts near 1 and "
             "falls. Staying at 1, the decoder looks nowhere; falling to 0 early, it stares at one spot.",
         ),
@@ -63,49 +64,51 @@ SECTIONS: dict[str, tuple[Signal, ...]] = {  # heading in docs/diagnostics.md ->
     "Matching": (
         Signal(
             "diagnostics/matching_instability",
-            "queries an image that changed their object since the evaluation before",
-            "Healthy: falls while the learning rate stays. Near twice the number of objects of an image, queries swap "
-            "objects for ever. Compare arms with equally many steps between evaluations only.",
+            "matching changes, evaluations",
+            "Queries an image that have another object than at the evaluation before. Healthy: falls while the "
+            "learning rate stays. Near twice the number of objects of an image, queries swap objects for ever. "
+            "Compare arms with equally many steps between evaluations only.",
         ),
         Signal(
             "diagnostics/layer_instability_<layer>",
-            "queries an image that change their object after decoder layer <layer>",
-            "The same between this decoder layer and the next, in one evaluation. Late layers that still reassign undo "
-            "each other's work.",
+            "matching changes, layer <layer>",
+            "Queries an image whose object changes from this decoder layer to the next. Late layers that still "
+            "reassign undo each other's work.",
         ),
         Signal(
             "diagnostics/query_use",
-            "share of queries matched at least once",
+            "queries used, share",
             "Queries that are given an object in any validation image. Far below 1, a few queries do all the work.",
         ),
         Signal(
             "diagnostics/no_object_matched",
-            "no-object probability of matched queries",
-            "Mean over the queries that are given an object. Healthy: falls towards 0. Near 1 everything is taken for "
-            "background.",
+            "no-object, matched queries",
+            "Mean probability of no-object over the queries that are given an object. Healthy: falls towards 0. Near "
+            "1 everything is taken for background.",
         ),
         Signal(
             "diagnostics/no_object_unmatched",
-            "no-object probability of the other queries",
-            "Mean over the queries that are given none. Healthy: near 1. Where it falls, false detections come.",
+            "no-object, other queries",
+            "Mean probability of no-object over the queries that are given none. Healthy: near 1. Where it falls, "
+            "false detections come.",
         ),
     ),
     "Detections": (
         Signal(
             "diagnostics/duplicates",
-            "share of repeated detections",
+            "duplicates, share",
             "Of the detections with a score above 0.5, those that overlap a better one of their class by more than "
             "half. Healthy: below 0.05 in the end.",
         ),
         Signal(
             "diagnostics/prediction_variance_boxes",
-            "variance of boxes over images",
-            "How much a query's box differs from image to image, in units of the objects' variance. Healthy: 0.1 to 1. "
-            "Below 0.01 every image gets the same boxes: the model has collapsed.",
+            "variance of boxes",
+            "How much a query's box differs from image to image, in units of the objects' variance. Healthy: 0.1 to "
+            "1. Below 0.01 every image gets the same boxes: the model has collapsed.",
         ),
         Signal(
             "diagnostics/prediction_variance_classes",
-            "variance of classes over images",
+            "variance of classes",
             "How much a query's classes differ from image to image, in units of the largest possible. Healthy: rises "
             "to 0.2 and more. Below 0.01 every image gets the same classes.",
         ),

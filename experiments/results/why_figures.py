@@ -1,7 +1,7 @@
 """Figures of why a run went as it did: AP by decoder layer, boxes of queries, attention over the image."""
 
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,16 +10,20 @@ from plotly.subplots import make_subplots
 
 from experiments.results.attention import ImageAttention
 from experiments.results.curves import DASHES, Records, colour, panels, styled
-from experiments.results.queries import SMALL, TALL, WIDE
+from experiments.results.queries import SMALL, TALL, WIDE, in_pixels
 from experiments.results.signals import LAYER_AP, Signal
 
-SHAPES = {SMALL: "#009E73", WIDE: "#D55E00", TALL: "#0072B2"}
+SHAPES = {SMALL: "#009E73", WIDE: "#E69F00", TALL: "#56B4E9"}
 COLUMNS = 5  # of queries' boxes
 POINTS = 300  # images of a query at most: SVG draws no more in a moment
-# The image shows where the query looks and darkens elsewhere; the most attended cells get a tint as well.
-SPOTLIGHT = [[0, "rgba(0,0,0,0.75)"], [0.5, "rgba(0,0,0,0.15)"], [1, "rgba(230,159,0,0.45)"]]
 AP_PREFIX = LAYER_AP.key.removesuffix("<layer>")
 PANEL = 250  # pixels
+STRIPES = {  # of a line in the legend: start, end in pixels, whether drawn
+    "solid": [(0, 38, True)],
+    "dash": [(0, 9, True), (9, 14, False)],
+    "dot": [(0, 3, True), (3, 6, False)],
+    "dashdot": [(0, 9, True), (9, 13, False), (13, 16, True), (16, 20, False)],
+}
 
 
 def signal(records: Records, chosen: Signal, arms: Sequence[str]) -> go.Figure | None:
@@ -71,15 +75,14 @@ def layer_ap(records: Records, arms: Sequence[str]) -> go.Figure | None:
 
 
 def query_centres(boxes: pd.DataFrame, queries: Sequence[int]) -> go.Figure:
-    """One square a query, with the centre of its box in every image: a query that has learned where to look fills a
-    part of the square, one that has not fills all of it or a single point.
+    """One square a query, named with its mean score, and in it the centre of its box in every image.
 
     boxes:    of `queries.query_boxes`; of a query with more than POINTS images, every n-th is drawn
     queries:  which, in this order
     """
     rows = -(-len(queries) // COLUMNS)
     scores = boxes.groupby("query")["score"].mean()
-    titles = [f"query {query}, mean score {scores[query]:.2f}" for query in queries]
+    titles = [f"query {query} ({scores[query]:.2f})" for query in queries]
     figure = make_subplots(rows, COLUMNS, subplot_titles=titles, horizontal_spacing=0.02, vertical_spacing=0.35 / rows)
     step = -(-boxes["image_id"].nunique() // POINTS)
     for i, query in enumerate(queries):
@@ -102,10 +105,12 @@ def query_centres(boxes: pd.DataFrame, queries: Sequence[int]) -> go.Figure:
     for shape, tone in SHAPES.items():  # whatever shapes there are, the legend tells all
         figure.add_scatter(x=[None], y=[None], mode="markers", marker={"color": tone, "size": 8}, name=shape,
                            legendgroup=shape, row=1, col=1)  # fmt: skip
-    figure.update_xaxes(range=[0, 1], showticklabels=False, showgrid=False, zeroline=False, mirror=True, showline=True)
-    figure.update_yaxes(range=[1, 0], showticklabels=False, showgrid=False, zeroline=False, mirror=True, showline=True)
-    styled(figure, 130 + 210 * rows)
-    return figure
+    frame = {"showticklabels": False, "showgrid": False, "zeroline": False} | {
+        "showline": True, "mirror": True, "linecolor": "#888888"}  # fmt: skip
+    figure.update_xaxes(range=[0, 1], **frame)
+    figure.update_yaxes(range=[1, 0], **frame)
+    styled(figure, 110 + 200 * rows).update_layout(margin={"l": 10, "r": 10})
+    return figure.update_annotations(yanchor="bottom", yshift=8)
 
 
 def drawn_images(boxes: pd.DataFrame) -> tuple[int, int]:
@@ -115,20 +120,21 @@ def drawn_images(boxes: pd.DataFrame) -> tuple[int, int]:
 
 
 def attention_map(
-    kept: ImageAttention, query: int, picture: Mapping[str, object], box: Sequence[float], label: str
+    kept: ImageAttention, detection: pd.DataFrame, size: tuple[int, int], url: str, label: str
 ) -> go.Figure:
-    """The image, darkened where the query does not look, with the query's detection.
+    """Where the detection's query looks, over the image, with its box. A query without a map gives the image and the
+    box alone.
 
-    picture:  width and height in pixels, and data, a data URL or "" where the image cannot be read
-    box:      x, y, width, height in pixels
-    A query without a map gives the image and its box alone.
+    detection:  one row of `queries.query_boxes`
+    size:       width and height of the image in pixels
+    url:        the image as a data URL; "" where it cannot be read
     """
-    width, height = int(picture["width"]), int(picture["height"])
+    width, height = size
     figure = go.Figure()
-    if picture["data"]:
-        figure.add_layout_image(source=picture["data"], x=0, y=0, sizex=width, sizey=height, xref="x", yref="y",
+    if url:
+        figure.add_layout_image(source=url, x=0, y=0, sizex=width, sizey=height, xref="x", yref="y",
                                 sizing="stretch", layer="below")  # fmt: skip
-    weights = kept.map_of(query)
+    weights = kept.map_of(int(detection["query"].iloc[0]))
     if weights is not None and np.isfinite(weights).all():
         rows, columns = weights.shape
         high, wide = kept.extent[0] * height / rows, kept.extent[1] * width / columns  # pixels of a cell
@@ -136,17 +142,32 @@ def attention_map(
             z=weights.tolist(),
             x=[(i + 0.5) * wide for i in range(columns)],
             y=[(i + 0.5) * high for i in range(rows)],
-            colorscale=SPOTLIGHT,
+            colorscale="Viridis",
+            opacity=0.6,
             zmin=0,
             colorbar={"title": "weight", "thickness": 12, "tickformat": ".2g"},
             hovertemplate="weight %{z:.3f}<extra></extra>",
         )
-    x, y, w, h = box
-    for line in ({"color": "#000000", "width": 5}, {"color": "#F0E442", "width": 2.5}):
+    ((x, y, w, h),) = in_pixels(detection, size).tolist()
+    for line in ({"color": "#000000", "width": 5}, {"color": "#FFFFFF", "width": 2.5}):
         figure.add_shape(type="rect", x0=x, y0=y, x1=x + w, y1=y + h, line=line)
     figure.add_annotation(x=x, y=y, text=html.escape(label), showarrow=False, xanchor="left", yanchor="bottom",
-                          font={"color": "#000000"}, bgcolor="#F0E442")  # fmt: skip
-    styled(figure, 420)
+                          font={"color": "#000000"}, bgcolor="#FFFFFF")  # fmt: skip
+    styled(figure, 460)
     figure.update_xaxes(range=[0, width], visible=False, constrain="domain")
     figure.update_yaxes(range=[height, 0], visible=False, scaleanchor="x", constrain="domain")
-    return figure
+    return figure.update_layout(margin={"l": 10, "r": 10, "t": 10, "b": 10})
+
+
+def legend(shown: Sequence[str], arms: Sequence[str]) -> str:
+    """HTML that names the arms beside their lines, for figures without a legend of their own."""
+    entries = []
+    for arm in shown:
+        tone, dash = colour(arm, arms), STRIPES[DASHES[list(arms).index(arm) % len(DASHES)]]
+        stripes = ",".join(f"{tone if drawn else 'transparent'} {start}px {end}px" for start, end, drawn in dash)
+        line = f"display:inline-block;width:38px;height:3px;background:repeating-linear-gradient(90deg,{stripes})"
+        entries.append(
+            f'<span style="margin-right:24px;white-space:nowrap"><span style="{line};vertical-align:middle"></span> '
+            f"{html.escape(arm)}</span>"
+        )
+    return f"<p>{''.join(entries)}</p>"

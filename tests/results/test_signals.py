@@ -27,12 +27,12 @@ def test_layers_are_told_apart_and_sorted_by_number():
     frame = pd.DataFrame({"step": [1], **{key: [0.5] for key in keys}})
     found = present("Attention", {("a", 0): frame})
     assert [one.key for one in found] == keys[::-1]
-    assert found[1].title == "attention entropy, decoder layer 2"
+    assert found[1].title == "attention entropy, layer 2"
     assert present("Matching", {("a", 0): frame}) == []
 
 
 def test_explanations():
-    assert explain("diagnostics/layer_instability_12").startswith("The same between")
+    assert explain("diagnostics/layer_instability_12").startswith("Queries an image whose object changes")
     assert explain("diagnostics/AP_layer_1") == LAYER_AP.text
     assert explain("val/AP") is None
 
