@@ -15,7 +15,7 @@ sys.path = [str(HERE.parent), *(entry for entry in sys.path if entry not in (str
 from dashboard import choices, states  # noqa: E402
 from dashboard.views import ablation, compare, curves, detections, sweeps, thresholds, why  # noqa: E402
 
-st.set_page_config(page_title="DETR ablations", page_icon=":material/science:", layout="wide")
+st.set_page_config(page_title="DETR ablations", page_icon="🔬", layout="wide")
 page = st.navigation(
     [
         st.Page(ablation.render, title="Ablation", icon=":material/balance:", url_path="ablation", default=True),
