@@ -37,6 +37,13 @@ class AttentionMaps:
         self.tensors[f"{number}.extent"] = map_extent(weights.shape[-2:], padding_mask)
         self.images.append(image_id)
 
+    def extend(self, later: "AttentionMaps") -> None:
+        """Add another one's images behind these, up to MAX_IMAGES."""
+        for number, image_id in enumerate(later.images[: MAX_IMAGES - len(self.images)]):
+            for name in ("weights", "query", "extent"):
+                self.tensors[f"{len(self.images)}.{name}"] = later.tensors[f"{number}.{name}"]
+            self.images.append(image_id)
+
     def save(self, path: Path, step: int) -> None:
         """Write a safetensors file in one step; nothing where no image was added.
 

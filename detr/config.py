@@ -195,6 +195,7 @@ class TrainConfig:
 
     batch_size: int = 2  # images per micro-batch
     accumulate: int = 32  # micro-batches per optimiser step; the effective batch is their product
+    num_processes: int = 1  # of one run, a GPU each; they deal out the micro-batches, and change nothing else
     precision: Literal["float32", "bfloat16"] = "float32"  # of the forward pass; matching and losses stay float32
     device: str = "auto"  # "auto": cuda, then mps, then cpu; or a torch device
     num_threads: int = 0  # CPU threads of torch; 0 leaves its default
@@ -206,8 +207,16 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         _check_choices(self, "train")
-        for name in ("batch_size", "accumulate", "evaluations", "probe_images", "update_ratio_steps"):
+        counts = ("batch_size", "accumulate", "num_processes", "evaluations", "probe_images", "update_ratio_steps")
+        for name in counts:
             _require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "must be at least 1")
+        _require(
+            self.accumulate % self.num_processes == 0,
+            "train.num_processes",
+            self.num_processes,
+            f"must divide train.accumulate={self.accumulate}, the micro-batches of a step that processes deal out; the "
+            f"effective batch of {self.batch_size * self.accumulate} may be made of smaller and more micro-batches",
+        )
         _require(self.num_threads >= 0, "train.num_threads", self.num_threads, "must be 0 or more")
         _require(self.checkpoint_minutes > 0, "train.checkpoint_minutes", self.checkpoint_minutes, "must be positive")
 
@@ -242,3 +251,9 @@ class RunConfig:
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**32, "seed", self.seed, "must be in [0, 2**32)")
+        _require(
+            self.train.num_processes == 1 or self.model.backbone != "small" or self.model.backbone_norm == "group",
+            "model.backbone_norm",
+            self.model.backbone_norm,
+            "its running statistics would differ between processes; set group, or train.num_processes=1",
+        )

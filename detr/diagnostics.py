@@ -122,6 +122,12 @@ class Variance:
         self.sum = self.sum + values.sum(0)
         self.squares = self.squares + values.square().sum(0)
 
+    def merge(self, other: "Variance") -> None:
+        """Add the values that another one was given."""
+        self.count, self.sum, self.squares = (
+            self.count + other.count, self.sum + other.sum, self.squares + other.squares
+        )  # fmt: skip
+
     @property
     def mean(self) -> Tensor:
         """(..., K)."""

@@ -21,6 +21,7 @@ from detr.criterion import SetCriterion
 from detr.data.batch import Batch, batches, collate
 from detr.data.coco import CocoDetection, load_annotations
 from detr.data.transforms import target_size
+from detr.distributed import Peers
 from detr.errors import InputError
 from detr.postprocess import postprocess
 
@@ -77,8 +78,10 @@ def _with_areas(detections: Detections) -> Detections:
     ]
 
 
-def validation_loader(dataset: CocoDetection, data: DataConfig, config: EvaluationConfig) -> DataLoader:
-    """Batches of all images once.
+def validation_loader(
+    dataset: CocoDetection, data: DataConfig, config: EvaluationConfig, peers: Peers | None = None
+) -> DataLoader:
+    """Batches of all images once; of several processes each gets its share of the batches.
 
     With `pad_to` >= 1 a batch holds images of one padded size only, so that what is predicted for an image does not
     depend on the images beside it.
@@ -96,10 +99,9 @@ def validation_loader(dataset: CocoDetection, data: DataConfig, config: Evaluati
     chunks = [g[i : i + config.batch_size] for g in groups for i in range(0, len(g), config.batch_size)]
     return DataLoader(
         dataset,
-        batch_sampler=chunks,
+        batch_sampler=(peers or Peers()).share(chunks),
         collate_fn=partial(collate, multiple=max(config.pad_to, 1)),
         num_workers=data.num_workers,
-        generator=torch.Generator(),  # or starting the workers would draw from the training's random state
     )
 
 
@@ -111,7 +113,8 @@ def predict_dataset(
     device: torch.device,
     watch: Callable[[Batch, dict[str, Any]], None] | None = None,
 ) -> tuple[Detections, dict[str, float]]:
-    """Detections of all queries in COCO results format, and the losses normalised over the whole set.
+    """Detections of all queries in COCO results format, and the losses normalised over the whole set; of several
+    processes' shares the detections follow each other, and the losses add up.
 
     `watch` is called with every batch and the model's outputs for it.
     """

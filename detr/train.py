@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
@@ -17,15 +18,17 @@ from torch.utils.data import DataLoader
 
 from detr.checkpoint import load_latest, load_official, read_weights, save_checkpoint, save_weights
 from detr.config import RunConfig
-from detr.criterion import SetCriterion
+from detr.criterion import Normalizers, SetCriterion
 from detr.data import CocoDetection, open_split
 from detr.data.batch import Batch, StreamSampler, batches, collate
 from detr.diagnostics import as_metrics, copy_weights, gradient_norms, update_ratios
+from detr.distributed import LostProcess, Peers, check_device, lost_process, no_exchange
 from detr.errors import InputError
 from detr.evaluation import evaluate_coco, predict_dataset, validation_loader
 from detr.models import build_model
 from detr.optim import build_optimizer, clip_gradients, set_lr
 from detr.schedule import parse_horizon
+from detr.seeds import derived_seed
 from detr.validation_watch import ValidationWatch
 
 log = logging.getLogger(__name__)
@@ -46,7 +49,9 @@ class Record:
 
 @dataclass
 class Progress:
-    """The part of a run's state beside model, optimiser and random numbers that a resume needs."""
+    """The part of a run's state beside model and optimiser that a resume needs. Random numbers are no state: those of a
+    micro-batch follow from the seed and its number.
+    """
 
     step: int = 0
     seconds: float = 0.0
@@ -57,7 +62,6 @@ class Progress:
     norms: list[float] = field(default_factory=list)  # of the gradients since then, for the diagnostics
     matching: torch.Tensor | None = None  # (N, Q) of that evaluation, likewise
     quarantined: dict[int, str] = field(default_factory=dict)  # training images that could not be read -> why
-    rng: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
 class NonFiniteLoss(ArithmeticError):
@@ -78,15 +82,26 @@ class Setup:
     val_set: CocoDetection
     model: nn.Module
     criterion: SetCriterion
+    replica: nn.Module  # the model, as one of several processes runs it forward and backward
     optimizer: AdamW
     num_steps: int
+    peers: Peers
 
 
 def prepare(config: RunConfig) -> Setup:
     """Open the data, build the model, load its starting weights. InputError when something does not fit."""
+    peers = Peers.current()
+    setup = peers.together(lambda: _prepare_alone(config, peers))
+    setup.replica = peers.replicate(setup.model)
+    return setup
+
+
+def _prepare_alone(config: RunConfig, peers: Peers) -> Setup:
+    config = replace(config, train=replace(config.train, num_processes=peers.size))
     if config.train.num_threads:
         torch.set_num_threads(config.train.num_threads)
     device = choose_device(config.train.device)
+    check_device(device)
     train_set, val_set = open_split(config.data, "train", config.seed), open_split(config.data, "val")
     if train_set.names != val_set.names:
         raise InputError(f"{train_set.annotations} and {val_set.annotations} have different categories")
@@ -106,7 +121,7 @@ def prepare(config: RunConfig) -> Setup:
         len(train_set), config.train.batch_size * config.train.accumulate, config.schedule.full_epochs
     )
     criterion = SetCriterion(num_classes, config.loss).to(device)
-    return Setup(config, device, train_set, val_set, model, criterion, optimizer, num_steps)
+    return Setup(config, device, train_set, val_set, model, criterion, model, optimizer, num_steps, peers)
 
 
 def train(config: RunConfig, directory: Path | None = None) -> Iterator[Record]:
@@ -115,10 +130,13 @@ def train(config: RunConfig, directory: Path | None = None) -> Iterator[Record]:
     With a `directory` the run resumes from its latest checkpoint there, and leaves `checkpoints/`, `best.safetensors`
     (by AP), and of the last evaluation `predictions.json` and `attention.safetensors`. Closing the generator saves a
     checkpoint first. A NonFiniteLoss leaves `crash.pt` (loads with weights_only): step, image ids, losses, gradient
-    norms, and the random state before the step.
+    norms.
+
+    Of several processes (`detr.distributed.join`) all iterate, and the first alone has metrics to tell and files to
+    write. Where it stops they stop. LostProcess when one of them dies.
     """
     setup = prepare(config)
-    config, optimizer = setup.config, setup.optimizer
+    config, optimizer, peers = setup.config, setup.optimizer, setup.peers
     progress = resume(setup, directory) if directory else Progress()
     evaluation_steps = evaluate_at(setup.num_steps, config.train.evaluations)
     stream = batches(train_loader(setup, progress.step))
@@ -133,14 +151,17 @@ def train(config: RunConfig, directory: Path | None = None) -> Iterator[Record]:
                 progress.seconds = earlier + time.monotonic() - started
                 # Before the checkpoint that counts it as done: a kill between them repeats it, and loses nothing.
                 yield record(setup, progress, metrics)
-            if directory and (evaluated or time.monotonic() - saved > 60 * config.train.checkpoint_minutes):
+                if not peers.tell(True):
+                    return
+            due = evaluated or time.monotonic() - saved > 60 * config.train.checkpoint_minutes
+            if directory and peers.first and due:
                 save(setup, progress, directory)
                 saved = time.monotonic()
             if progress.step >= setup.num_steps:
                 return
             begin = time.perf_counter()
             set_lr(optimizer, config.optim, config.schedule, progress.step / setup.num_steps)
-            micro_batches = list(islice(stream, config.train.accumulate))
+            micro_batches = peers.together(lambda: list(islice(stream, config.train.accumulate // peers.size)))
             loaded = time.perf_counter()
             metrics = quarantine(setup, progress, micro_batches)
             metrics |= train_step(setup, progress, micro_batches)
@@ -149,41 +170,34 @@ def train(config: RunConfig, directory: Path | None = None) -> Iterator[Record]:
             metrics["train/wait_fraction"] = metrics["train/data_time"] / metrics["train/step_time"]
             progress.seconds = earlier + time.monotonic() - started
             yield record(setup, progress, metrics)
+            if not peers.tell(True):
+                return
     except NonFiniteLoss as failure:
-        if directory:
+        if directory and peers.first:
             torch.save(failure.bundle | {"norms_before": progress.norms}, directory / "crash.pt")
         raise
-    except GeneratorExit:
-        if directory:
+    except (GeneratorExit, LostProcess) as end:  # a step that loses a process has not changed the model yet
+        if directory and peers.first:
             save(setup, progress, directory)
+        if isinstance(end, GeneratorExit):
+            peers.tell(False)
         raise
 
 
 def train_step(setup: Setup, progress: Progress, micro_batches: list[Batch]) -> dict[str, float]:
     """One optimiser step over the micro-batches, whose losses add up to that of the whole effective batch."""
-    model, criterion, config = setup.model, setup.criterion, setup.config
-    model.train()
-    rng = torch.get_rng_state()
-    targets = [target for batch in micro_batches for target in batch.targets]
-    normalizers = criterion.normalizers(targets, config.model.num_queries)
-    sums: dict[str, torch.Tensor] = {}
-    for batch in micro_batches:
-        batch = batch.to(setup.device)
-        with torch.autocast(setup.device.type, torch.bfloat16, enabled=config.train.precision == "bfloat16"):
-            outputs = model(batch.images, batch.padding_mask)
-        losses = criterion(outputs, batch.targets, normalizers)
-        losses["loss"] = criterion.total(losses)
-        losses["loss"].backward()
-        for key in LOGGED_LOSSES:
-            sums[key] = sums.get(key, 0) + losses[key].detach()
-    metrics = {f"train/{key}": value.item() for key, value in sums.items()}
+    model, config = setup.model, setup.config
+    own = [{"labels": t["labels"], "image_id": t["image_id"]} for batch in micro_batches for t in batch.targets]
+    targets = [target for part in setup.peers.gather(own) for target in part]  # of the whole effective batch
+    normalizers = setup.criterion.normalizers(targets, config.model.num_queries)
+    metrics = accumulate(setup, progress, micro_batches, normalizers)
     norm = clip_gradients(model, config.optim.clip_norm)
-    if not (torch.isfinite(sums["loss"]) and norm < float("inf")):
+    if not (math.isfinite(metrics["train/loss"]) and math.isfinite(norm)):
         image_ids = [target["image_id"] for target in targets]
         raise NonFiniteLoss(
             f"step {progress.step + 1}: the loss is {metrics['train/loss']}, the gradient norm {norm}; "
             f"images {', '.join(map(str, image_ids))}",
-            {"step": progress.step + 1, "image_ids": image_ids, "losses": metrics, "grad_norm": norm, "rng": rng},
+            {"step": progress.step + 1, "image_ids": image_ids, "losses": metrics, "grad_norm": norm},
         )
     measured = config.train.diagnostics and (progress.step + 1) % config.train.update_ratio_steps == 0
     before = copy_weights(setup.optimizer) if measured else None
@@ -208,9 +222,33 @@ def train_step(setup: Setup, progress: Progress, micro_batches: list[Batch]) -> 
     }
 
 
+def accumulate(
+    setup: Setup, progress: Progress, micro_batches: list[Batch], normalizers: Normalizers
+) -> dict[str, float]:
+    """Add up the gradient of all micro-batches, those of other processes included; returns their losses likewise."""
+    config, peers = setup.config, setup.peers
+    setup.model.train()
+    sums = torch.zeros(len(LOGGED_LOSSES), device=setup.device)
+    first = progress.step * config.train.accumulate + peers.share(range(config.train.accumulate))[0]
+    for number, batch in enumerate(micro_batches):
+        torch.manual_seed(derived_seed(config.seed, first + number))  # of dropout, whichever process draws it
+        batch = batch.to(setup.device)
+        is_last = number == len(micro_batches) - 1
+        with nullcontext() if is_last else no_exchange(setup.replica), lost_process():
+            with torch.autocast(setup.device.type, torch.bfloat16, enabled=config.train.precision == "bfloat16"):
+                outputs = setup.replica(batch.images, batch.padding_mask)
+            losses = setup.criterion(outputs, batch.targets, normalizers)
+            losses["loss"] = setup.criterion.total(losses)
+            (losses["loss"] * peers.size).backward()  # the exchange takes the mean over processes
+        sums += torch.stack([losses[key].detach() for key in LOGGED_LOSSES])
+    totals = peers.sum(sums).tolist()
+    return {f"train/{key}": value for key, value in zip(LOGGED_LOSSES, totals, strict=True)}
+
+
 def quarantine(setup: Setup, progress: Progress, micro_batches: list[Batch]) -> dict[str, float]:
     """Count the images that could not be read and were replaced. InputError when they are more than their share."""
-    found = {k: v for batch in micro_batches for target in batch.targets for k, v in target["unreadable"].items()}
+    own = {k: v for batch in micro_batches for target in batch.targets for k, v in target["unreadable"].items()}
+    found = {k: v for part in setup.peers.gather(own) for k, v in part.items()}
     for image_id in found.keys() - progress.quarantined.keys():
         log.warning("training image %d is replaced by the next one: %s", image_id, found[image_id])
     progress.quarantined |= found
@@ -224,10 +262,13 @@ def quarantine(setup: Setup, progress: Progress, micro_batches: list[Batch]) -> 
 
 
 def evaluate(setup: Setup, progress: Progress, directory: Path | None) -> dict[str, float]:
-    """Losses and COCO metrics of the validation set; keeps the predictions, and the weights if they are the best."""
+    """Losses and COCO metrics of the validation set; keeps the predictions, and the weights if they are the best.
+
+    All processes predict, the first one measures and keeps.
+    """
     begin = time.perf_counter()
-    config = setup.config
-    loader = validation_loader(setup.val_set, config.data, config.evaluation)
+    config, peers = setup.config, setup.peers
+    loader = validation_loader(setup.val_set, config.data, config.evaluation, peers)
     watch = None
     if config.train.diagnostics:
         is_last = progress.step == setup.num_steps
@@ -235,7 +276,16 @@ def evaluate(setup: Setup, progress: Progress, directory: Path | None) -> dict[s
             setup.model, setup.criterion.matcher, setup.val_set, config.train.probe_images, keep_layers=is_last
         )
     with watch or nullcontext():
-        detections, losses = predict_dataset(setup.model, loader, setup.criterion, setup.device, watch)
+        found = peers.together(lambda: predict_dataset(setup.model, loader, setup.criterion, setup.device, watch))
+    parts = peers.collect((*found, watch))
+    progress.evaluated = progress.step
+    if not peers.first:
+        return {}
+    detections = [d for part in parts for d in part[0]]
+    losses = {key: sum(part[1].get(key, 0.0) for part in parts) for key in LOGGED_LOSSES}
+    for *_, later in parts[1:]:
+        if watch:
+            watch.extend(later)
     metrics = evaluate_coco(setup.val_set.annotations, detections, config.evaluation.area_limits)
     if directory:
         beside = directory / "predictions.json.unfinished"
@@ -248,13 +298,12 @@ def evaluate(setup: Setup, progress: Progress, directory: Path | None) -> dict[s
         if directory:
             save_weights(directory / "best.safetensors", setup.model)
     found = {f"val/{key}": value for key, value in metrics.items() if value >= 0}  # -1: nothing of that kind to find
-    lost = {f"val/{key}": losses[key] for key in LOGGED_LOSSES}
+    lost = {f"val/{key}": value for key, value in losses.items()}
     signals = {}
     if watch:
         signals = watch.signals(progress.matching) | gradient_norms(progress.norms)
         signals |= watch.layer_AP(config.evaluation.area_limits, metrics["AP"])
         progress.matching, progress.norms = watch.matching, []
-    progress.evaluated = progress.step
     return lost | found | as_metrics(signals) | {"val/seconds": time.perf_counter() - begin}
 
 
@@ -275,6 +324,7 @@ def train_loader(setup: Setup, first_step: int) -> DataLoader:
         config.seed,
         first_step,
         setup.num_steps,
+        setup.peers,
     )
     return DataLoader(
         setup.train_set,
@@ -282,7 +332,6 @@ def train_loader(setup: Setup, first_step: int) -> DataLoader:
         collate_fn=collate,
         num_workers=config.data.num_workers,
         pin_memory=setup.device.type == "cuda",
-        generator=torch.Generator(),  # or starting the workers would draw from the training's random state
     )
 
 
@@ -293,23 +342,24 @@ def evaluate_at(num_steps: int, evaluations: int) -> set[int]:
 
 def save(setup: Setup, progress: Progress, directory: Path) -> None:
     """Write a checkpoint of the present step."""
-    progress.rng = {"cpu": torch.get_rng_state()}
-    if setup.device.type == "cuda":
-        progress.rng["cuda"] = torch.cuda.get_rng_state(setup.device)
     state = {"progress": vars(progress), "optimizer": setup.optimizer.state_dict()}
     save_checkpoint(directory / "checkpoints", progress.step, setup.model, state)
 
 
 def resume(setup: Setup, directory: Path) -> Progress:
     """Restore the latest sound checkpoint in place; a fresh Progress where there is none."""
+    peers = setup.peers
+    if not peers.first:
+        peers.tell(None)  # waits: the first one sets damaged checkpoints aside
     state = load_latest(directory / "checkpoints", setup.model)
-    if state is None:
-        return Progress()
-    setup.optimizer.load_state_dict(state["optimizer"])
-    progress = Progress(**state["progress"])
-    torch.set_rng_state(progress.rng["cpu"])
-    if "cuda" in progress.rng:
-        torch.cuda.set_rng_state(progress.rng["cuda"], setup.device)
+    if peers.first:
+        peers.tell(None)
+    progress = Progress(**state["progress"]) if state else Progress()
+    if state:
+        setup.optimizer.load_state_dict(state["optimizer"])
+    steps = peers.gather(progress.step)
+    if len(set(steps)) > 1:
+        raise InputError(f"{directory}: the processes find checkpoints of the steps {steps}; all need the same folder")
     return progress
 
 

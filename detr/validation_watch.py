@@ -67,6 +67,25 @@ class ValidationWatch:
         for handle in self.handles:
             handle.remove()
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What it saw, for another process."""
+        return {k: v for k, v in vars(self).items() if k not in ("model", "matcher", "dataset", "handles", "attended")}
+
+    def extend(self, later: "ValidationWatch") -> None:
+        """Take in what another process saw of the images that follow those seen here."""
+        for layer, values in later.entropy.items():
+            self.entropy.setdefault(layer, []).extend(values)
+        self.maps.extend(later.maps)
+        self.assigned += later.assigned
+        self.no_object += later.no_object
+        self.detections, self.duplicates = self.detections + later.detections, self.duplicates + later.duplicates
+        for own, other in ((self.boxes, later.boxes), (self.classes, later.classes), (self.objects, later.objects)):
+            own.merge(other)
+        if self.layers and later.layers:
+            self.layers = [own + other for own, other in zip(self.layers, later.layers, strict=True)]
+        else:  # one of them saw no image
+            self.layers = self.layers or later.layers
+
     @torch.no_grad()
     def __call__(self, batch: Batch, outputs: dict[str, Any]) -> None:
         """Take in a batch: its targets with image_id, size, labels and boxes, and what the model makes of it."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
+from detr.distributed import Peers
 from detr.errors import InputError
 
 
@@ -60,21 +61,29 @@ class StreamSampler(Sampler[list[tuple[int, int]]]):
 
     Position p of the stream holds image `permutation(seed, epoch)[p % N]` of epoch `p // N`. So every image is seen
     equally often, an effective batch may be larger than the data set, and the order needs no state to resume.
+    Of several processes each takes its share of the micro-batches of every step.
     """
 
     def __init__(
-        self, num_images: int, batch_size: int, accumulate: int, seed: int, first_step: int, last_step: int
+        self,
+        num_images: int,
+        batch_size: int,
+        accumulate: int,
+        seed: int,
+        first_step: int,
+        last_step: int,
+        peers: Peers | None = None,
     ) -> None:
-        self.num_images, self.batch_size, self.seed = num_images, batch_size, seed
-        self.micro_batches = range(first_step * accumulate, last_step * accumulate)
+        self.num_images, self.batch_size, self.accumulate, self.seed = num_images, batch_size, accumulate, seed
+        self.steps, self.own = range(first_step, last_step), (peers or Peers()).share(range(accumulate))
 
     def __len__(self) -> int:
-        return len(self.micro_batches)
+        return len(self.steps) * len(self.own)
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
         """Lists of (epoch, image index)."""
         known: tuple[int, list[int]] = (-1, [])
-        for micro_batch in self.micro_batches:
+        for micro_batch in (step * self.accumulate + i for step in self.steps for i in self.own):
             keys = []
             for position in range(micro_batch * self.batch_size, (micro_batch + 1) * self.batch_size):
                 epoch, offset = divmod(position, self.num_images)

@@ -20,6 +20,7 @@ from detr.config import DataConfig
 from detr.data.image import read_image
 from detr.data.transforms import build_transform
 from detr.errors import InputError
+from detr.seeds import derived_seed
 
 
 def _is_id(x: object) -> bool:
@@ -193,9 +194,7 @@ class CocoDetection(Dataset):
         }
         with torch.random.fork_rng(devices=[]):
             # the CPU generator alone: torch.manual_seed also queues a call for every accelerator, each time
-            torch.default_generator.manual_seed(
-                int(np.random.SeedSequence([self.seed, epoch, asked]).generate_state(1, np.uint64)[0] >> 1)
-            )
+            torch.default_generator.manual_seed(derived_seed(self.seed, epoch, asked))
             image, target = self.transform(tv_tensors.Image(image), target)
         size = torch.tensor([record["height"], record["width"]])
         about = {"image_id": record["id"], "size": size, "unreadable": unreadable}

@@ -143,30 +143,40 @@ def coco_config() -> Callable[..., DataConfig]:
     return build
 
 
+@pytest.fixture(scope="session")
+def tiny_run_in(tiny_model) -> Callable[[Path], Callable[..., RunConfig]]:
+    """A builder of runs of seconds on 6 scenes that are drawn in a folder; its keywords change groups of settings."""
+
+    def builder(folder: Path) -> Callable[..., RunConfig]:
+        data = DataConfig(
+            name="shapes",
+            root=str(folder / "shapes"),
+            augmentation="light",
+            image_size=32,
+            max_size=64,
+            num_workers=0,
+            shapes_image_size=32,
+            shapes_num_train=6,
+            shapes_num_val=3,
+        )
+        run = RunConfig(
+            model=tiny_model(num_queries=8, dropout=0.1, num_classes=None),
+            data=data,
+            optim=OptimConfig(lr=1e-3),
+            schedule=ScheduleConfig(shape="warmup_cosine", horizon="4 steps"),
+            train=TrainConfig(batch_size=2, accumulate=2, device="cpu", evaluations=2),
+            evaluation=EvaluationConfig(area_limits=(100.0, 300.0)),
+        )
+
+        def build(**groups: dict[str, Any]) -> RunConfig:
+            return replace(run, **{name: replace(getattr(run, name), **changes) for name, changes in groups.items()})
+
+        return build
+
+    return builder
+
+
 @pytest.fixture
-def tiny_run(tmp_path, tiny_model) -> Callable[..., RunConfig]:
-    """A run of seconds on 6 drawn scenes; keywords change groups of settings."""
-    data = DataConfig(
-        name="shapes",
-        root=str(tmp_path / "shapes"),
-        augmentation="light",
-        image_size=32,
-        max_size=64,
-        num_workers=0,
-        shapes_image_size=32,
-        shapes_num_train=6,
-        shapes_num_val=3,
-    )
-    run = RunConfig(
-        model=tiny_model(num_queries=8, dropout=0.1, num_classes=None),
-        data=data,
-        optim=OptimConfig(lr=1e-3),
-        schedule=ScheduleConfig(shape="warmup_cosine", horizon="4 steps"),
-        train=TrainConfig(batch_size=2, accumulate=2, device="cpu", evaluations=2),
-        evaluation=EvaluationConfig(area_limits=(100.0, 300.0)),
-    )
-
-    def build(**groups: dict[str, Any]) -> RunConfig:
-        return replace(run, **{name: replace(getattr(run, name), **changes) for name, changes in groups.items()})
-
-    return build
+def tiny_run(tmp_path, tiny_run_in) -> Callable[..., RunConfig]:
+    """Build a run of seconds on 6 drawn scenes of the test's own; keywords change groups of settings."""
+    return tiny_run_in(tmp_path)

@@ -102,7 +102,7 @@ def test_loading_processes_change_nothing(tiny_run, tmp_path, num_workers):
 
 
 def test_random_numbers_of_python_and_numpy_have_no_part_in_it(tiny_run):
-    """A checkpoint holds torch's random state alone."""
+    """A resumed run could not restore them."""
     before = random.getstate(), np.random.get_state()
     first = list(train(tiny_run()))
     assert random.getstate() == before[0]
@@ -239,7 +239,7 @@ def test_a_non_finite_loss_stops_at_that_step_before_the_update(tiny_run, tmp_pa
         next(run)
     assert all(torch.equal(p.nan_to_num(), before[name].nan_to_num()) for name, p in setup.model.named_parameters())
     crash = torch.load(tmp_path / "crash.pt", weights_only=True)
-    assert crash["step"] == 2 and len(crash["image_ids"]) == 4 and len(crash["rng"]) == len(torch.get_rng_state())
+    assert crash["step"] == 2 and len(crash["image_ids"]) == 4
     assert not math.isfinite(crash["losses"]["train/loss"]) and len(crash["norms_before"]) == 1
 
 
