@@ -7,6 +7,7 @@ state of the runs that it rests on, so that a run in progress does not throw awa
 import json
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pandas as pd
@@ -15,9 +16,11 @@ import streamlit as st
 from experiments.results import evidence as gathering
 from experiments.results import queries
 from experiments.results.attention import Attention, read_attention
+from experiments.results.histories import load_history
 from experiments.results.image_files import embed
 from experiments.results.listing import list_ablations
 from experiments.results.matching import Detections, GroundTruth, Matched, match, read_detections, read_truth
+from experiments.results.run_states import last_signs, run_states
 from experiments.results.runs import AblationResults, load_ablation, load_annotations, load_attention, load_predictions
 from experiments.store import Store, load_store
 
@@ -50,6 +53,19 @@ def ablations() -> pd.DataFrame:
 def results(run_id: str) -> AblationResults:
     """Design and runs of the ablation with this parent run."""
     return _results(store(), run_id, stamp())
+
+
+def states(results: AblationResults) -> pd.DataFrame:
+    """How far every planned run is, as `run_states.run_states` gives it."""
+    return run_states(results, last_signs(store(), results))
+
+
+def histories(results: AblationResults, metrics: Iterable[str]) -> dict[str, pd.DataFrame]:
+    """metric -> its points in all runs of the ablation, as `histories.load_history` gives them; only these are read."""
+    runs = results.runs.reindex(columns=["run_id", "state", "progress/step"])
+    version = str(pd.util.hash_pandas_object(runs).sum())  # changes with every step of a running one
+    run_ids = tuple(runs["run_id"])
+    return {metric: _history(store(), run_ids, metric, version) for metric in metrics}
 
 
 def evidence(results: AblationResults) -> gathering.Evidence:
@@ -95,6 +111,11 @@ def _ablations(store: Store, stamp: str) -> pd.DataFrame:
 @st.cache_data(max_entries=32, show_spinner="Reading the runs of the ablation")
 def _results(store: Store, run_id: str, stamp: str) -> AblationResults:
     return load_ablation(store, run_id)
+
+
+@st.cache_data(max_entries=64, show_spinner="Reading the curves")
+def _history(store: Store, run_ids: tuple[str, ...], metric: str, version: str) -> pd.DataFrame:
+    return load_history(store, run_ids, metric)
 
 
 @st.cache_data(max_entries=8, show_spinner="Computing intervals and verdicts")

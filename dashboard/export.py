@@ -1,5 +1,7 @@
 """Tables and figures with their ways out: CSV, Markdown and LaTeX; HTML, SVG and PNG."""
 
+from collections.abc import Callable, Mapping, Sequence
+
 import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
@@ -8,39 +10,56 @@ from experiments.results import glossary
 from experiments.results.report_latex import table as latex
 from experiments.results.report_markdown import table as markdown
 
+GREY = "color: #8c8c8c"  # readable in light and in dark
+LOGO = {"displaylogo": False}
 
-def table(shown: pd.DataFrame, name: str, raw: pd.DataFrame | None = None) -> None:
-    """A table of texts, with a help mark on every column that the glossary knows, and its export.
 
-    name:  of the files, unique on the page
-    raw:   the figures behind the texts, which the CSV holds in full; the texts themselves where it is not given
+def table(
+    shown: pd.DataFrame, name: str, caption: str = "", raw: pd.DataFrame | None = None, aside: Sequence[int] = ()
+) -> None:
+    """A table of texts, with a help mark on every column that the glossary knows, its caption and its export.
+
+    name:   of the files, unique on the page
+    raw:    the figures behind the texts, which the CSV holds in full; the texts themselves where it is not given
+    aside:  positions of rows in grey, which are no results of the ablation
     """
     columns = {str(c): st.column_config.Column(help=glossary.explain(str(c))) for c in shown.columns}
-    st.dataframe(shown, hide_index=True, column_config=columns, width="stretch", height="content")
-    with st.popover("Export", icon=":material/download:", key=f"export-{name}"):
-        texts, full = shown.astype(str), shown if raw is None else raw
-        _download("CSV", f"{name}.csv", lambda: full.to_csv(index=False))
-        _download("Markdown", f"{name}.md", lambda: markdown(texts) + "\n")
-        _download("LaTeX", f"{name}.tex", lambda: latex(texts) + "\n")
+    styled = shown.style.apply(lambda row: [GREY if row.name in aside else ""] * len(row), axis=1)
+    st.dataframe(styled, hide_index=True, column_config=columns, height="content")
+    texts, full = shown.astype(str), shown if raw is None else raw
+    files = {
+        "CSV": (f"{name}.csv", lambda: full.to_csv(index=False)),
+        "Markdown": (f"{name}.md", lambda: markdown(texts) + "\n"),
+        "LaTeX": (f"{name}.tex", lambda: latex(texts) + "\n"),
+    }
+    _below(name, caption, files)
 
 
-def figure(drawn: go.Figure, name: str, caption: str = "", frame: pd.DataFrame | None = None) -> None:
+def figure(
+    drawn: go.Figure, name: str, caption: str = "", frame: pd.DataFrame | Callable[[], pd.DataFrame] | None = None
+) -> None:
     """A figure, its caption, and its export: SVG by the camera above it; HTML, whose camera makes PNG; CSV.
 
-    frame:  the data behind it, in full, also where its lines are averaged for drawing
+    name:   of the files, unique on the page
+    frame:  the data behind it, or what makes it: in full, also where lines are averaged for drawing
     """
-    camera = {"format": "svg", "filename": name}
-    st.plotly_chart(drawn, key=f"figure-{name}", config={"displaylogo": False, "toImageButtonOptions": camera})
-    if caption:
-        st.caption(caption)
-    with st.popover("Export", icon=":material/download:", key=f"export-{name}"):
-        st.caption("SVG: the camera above the figure. PNG: the camera in the HTML file.")
-        png = {"displaylogo": False, "toImageButtonOptions": {"format": "png", "scale": 2, "filename": name}}
-        _download("HTML", f"{name}.html", lambda: drawn.to_html(include_plotlyjs=True, config=png))
-        if frame is not None:
-            _download("CSV", f"{name}.csv", lambda: frame.to_csv(index=False))
+    drawn.update_layout(uirevision=name)  # a refresh keeps the zoom
+    svg = LOGO | {"toImageButtonOptions": {"format": "svg", "filename": name}}
+    st.plotly_chart(drawn, key=f"figure-{name}", config=svg)
+    png = LOGO | {"toImageButtonOptions": {"format": "png", "scale": 2, "filename": name}}
+    files = {"HTML": (f"{name}.html", lambda: drawn.to_html(include_plotlyjs=True, config=png))}
+    if frame is not None:
+        files["CSV"] = (f"{name}-data.csv", lambda: (frame() if callable(frame) else frame).to_csv(index=False))
+    _below(name, caption, files, "SVG: the camera above the figure. PNG: the camera in the HTML file.")
 
 
-def _download(label: str, file_name: str, make) -> None:
-    """A button whose file is made when it is pressed."""
-    st.download_button(label, make, file_name, key=f"download-{file_name}", on_click="ignore", width="stretch")
+def _below(name: str, caption: str, files: Mapping[str, tuple[str, Callable[[], str]]], hint: str = "") -> None:
+    """The caption at the left, and at the right the downloads, whose files are made when they are asked for."""
+    with st.container(horizontal=True, vertical_alignment="top"):
+        st.caption(caption, width="stretch")
+        with st.popover("Export", icon=":material/download:", key=f"export-{name}", type="tertiary"):
+            if hint:
+                st.caption(hint)
+            for label, (file_name, make) in files.items():
+                key = f"download-{name}-{label}"
+                st.download_button(label, make, file_name, key=key, on_click="ignore", width="stretch")

@@ -1,14 +1,18 @@
 """What a page says where there is nothing to show: a sentence and the next command, each state its own."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import streamlit as st
 
+from dashboard import data
+from experiments.results.runs import AblationResults
 from experiments.store import Store, StoreError
 
-MARKDOWN = re.compile(r"([\\`*_{}\[\]()<>#+\-.!|~$:^=@&])")
+REFRESH = 5  # seconds between looks at an ablation that is running
+
+MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~$:^&@!]|^[-+=]|(?<=^\d)[.)])")
 
 
 def plain(text: object) -> str:
@@ -48,3 +52,21 @@ def empty_store(store: Store) -> None:
 def no_predictions(arm: str) -> None:
     """An arm has runs, and none of them stored detections."""
     say("warning", f"No detections were stored by {arm}: its runs have not been evaluated yet, failed, or were lost.")
+
+
+def live(results: AblationResults, draw: Callable[[AblationResults], None]) -> None:
+    """Draw a part of a page from the results, and while the ablation is running again and again from newer ones."""
+    if results.state != "running":
+        draw(results)
+        return
+
+    @st.fragment(run_every=REFRESH)
+    def refreshed() -> None:
+        with told():
+            now = data.results(results.run_id)
+            draw(now)
+            if now.state != "running":
+                st.rerun()  # as a page that stands still
+
+    refreshed()
+    st.caption(f"This ablation is running; what is shown here is read again every {REFRESH} seconds.")

@@ -1,11 +1,175 @@
-"""ablation: not made yet."""
+"""Ablation: the question, the answer with its uncertainty, and how far every run is."""
 
+import pandas as pd
 import streamlit as st
 
-from dashboard import choices
+from dashboard import choices, data, export, states
+from dashboard.states import plain
+from experiments.results import conditions, figures
+from experiments.results.contrasts import EXPLORATORY
+from experiments.results.evidence import Evidence
+from experiments.results.report import render as report
+from experiments.results.run_states import EXPLAINED, display_states, spoken, time_left
+from experiments.results.runs import AblationResults
+from experiments.results.tables import (
+    arm_table,
+    contrast_table,
+    display_contrasts,
+    display_effects,
+    display_overview,
+    settings_table,
+    with_differences,
+)
+from experiments.results.verdicts import BETTER, EQUIVALENT, NOT_ENOUGH_SEEDS, WORSE, Verdict
+
+PARTS = ["AP", "Differences", "Effects and interactions", "What is wrong", "What differs", "Runs"]
+COLOURS = {BETTER: "green", WORSE: "red", EQUIVALENT: "blue", NOT_ENOUGH_SEEDS: "orange"}  # grey: not distinguishable
 
 
 def render() -> None:
     """The page."""
-    st.title("Ablation")
-    choices.ablation()
+    results = choices.ablation()
+    st.title(plain(results.design["name"]))
+    st.markdown(f"#### {plain(results.design['question'])}")
+    states.live(results, _draw)
+
+
+def _draw(results: AblationResults) -> None:
+    _design(results)
+    st.subheader("AP by arm")
+    overview = st.empty()
+    overview.dataframe(_overview(results)[0], hide_index=True)  # at once; what takes seconds comes below
+    answer = st.container()
+    parts = dict(zip(PARTS, st.tabs(PARTS, key="part", bind=choices.BIND), strict=True))
+    with parts["Runs"]:
+        _runs(results)
+    with parts["What differs"]:
+        _settings(results)
+    with answer:
+        if results.finished.empty:
+            states.say("info", "No run has finished yet: there is nothing to compare.")
+            return
+        evidence = data.evidence(results)
+        _answer(evidence)
+    with overview.container():
+        _table(results, evidence)
+    with parts["AP"]:
+        table = arm_table(results, evidence.replicates)
+        export.figure(figures.ap_by_arm(table, results.finished), "ap", results.completeness, table)
+    with parts["Differences"]:
+        _differences(evidence)
+    with parts["Effects and interactions"]:
+        _effects(evidence)
+    with parts["What is wrong"]:
+        _conditions(evidence)
+
+
+def _design(results: AblationResults) -> None:
+    design = results.design
+    seeds = ", ".join(map(str, design["seeds"]))
+    st.caption(
+        plain(
+            f"Design: {design['design']}, {len(design['arms'])} arms x {len(design['seeds'])} seeds ({seeds}). Horizon "
+            f"of every run: {design['horizon']}. Baseline: {design['baseline']}. {results.completeness}"
+        )
+    )
+
+
+def _answer(evidence: Evidence) -> None:
+    """The verdicts, and the report."""
+    for note in evidence.notes:
+        states.say("warning", note)
+    st.subheader("Verdicts")
+    st.caption(f"Arms are compared at {plain(evidence.length)}.")
+    first = [verdict for verdict in evidence.verdicts if verdict.contrast.role != EXPLORATORY]
+    more = [verdict for verdict in evidence.verdicts if verdict.contrast.role == EXPLORATORY]
+    for verdict in first:
+        with st.container(border=True):
+            _verdict(verdict)
+    if more:
+        with st.expander(f"{len(more)} exploratory contrasts, not corrected for their number"):
+            for verdict in more:
+                _verdict(verdict)
+    st.download_button(
+        "Report as one HTML page", lambda: report(evidence)["report.html"],
+        f"{evidence.results.design['name']}-report.html", mime="text/html", on_click="ignore",
+        icon=":material/description:", help="Tables, figures, verdicts and detections in one self-contained file.",
+    )  # fmt: skip
+
+
+def _verdict(verdict: Verdict) -> None:
+    with st.container(horizontal=True, vertical_alignment="center"):
+        st.badge(verdict.word, color=COLOURS.get(verdict.word, "gray"))
+        st.markdown(f"**{plain(verdict.contrast.role)}: {plain(verdict.contrast.described)}**")
+    reasons = "".join(f"\n- {plain(reason)}" for reason in verdict.reasons)
+    st.markdown(plain("; ".join(verdict.evidence())) + "\n" + reasons)
+
+
+def _table(results: AblationResults, evidence: Evidence) -> None:
+    shown, raw = _overview(results, evidence)
+    caption = (
+        "AP times 100, mean ± standard deviation over seeds; differences are means over same-seed pairs, with their "
+        f"number. {results.completeness} Grey rows are published results of another setting, for orientation only."
+    )
+    export.table(shown, "ap-by-arm", caption, raw, aside=range(len(raw), len(shown)))
+
+
+def _overview(results: AblationResults, evidence: Evidence | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The table of the arms as texts, and its figures."""
+    raw = with_differences(arm_table(results, evidence.replicates if evidence else None), results)
+    return display_overview(raw, results.design["baseline"]), raw
+
+
+def _differences(evidence: Evidence) -> None:
+    contrasts, done = contrast_table(evidence.verdicts), evidence.results.completeness
+    if contrasts.empty:
+        states.say("info", "This design compares no two arms.")
+        return
+    margin = evidence.results.design.get("margin", 1.0)
+    export.figure(figures.differences(contrasts, margin), "differences", done, contrasts)
+    caption = "AP points, means over same-seed pairs; p of secondary contrasts is Holm's."
+    export.table(display_contrasts(contrasts), "contrasts", caption, contrasts)
+
+
+def _effects(evidence: Evidence) -> None:
+    if evidence.effects.empty:
+        states.say("info", "Effects need a factorial design with a finished run in every arm.")
+        return
+    done = evidence.results.completeness
+    export.figure(figures.effects(evidence.effects), "effects", done, evidence.effects)
+    caption = (
+        "AP points, averaged over the other factors' levels, seeds as blocks; an interaction is half of what one "
+        "factor's effect gains by the other's second level."
+    )
+    export.table(display_effects(evidence.effects), "effects-table", caption, evidence.effects)
+
+
+def _conditions(evidence: Evidence) -> None:
+    if evidence.conditions.empty:
+        states.say("info", "Nothing was found: no run diverged, collapsed, or has figures that cannot stand together.")
+        return
+    shown = conditions.summary(evidence.conditions).astype(str)
+    export.table(shown, "conditions", raw=evidence.conditions)
+    for name in shown["condition"].unique():
+        st.caption(f"{plain(name)}: {plain(conditions.RULES[name])}.")
+
+
+def _settings(results: AblationResults) -> None:
+    settings = results.design.get("settings", {})
+    if not any(settings.values()):
+        states.say("info", "The design does not say in which settings its arms differ.")
+        return
+    turned = settings_table(settings).set_index("setting").T.rename_axis("arm").reset_index()
+    export.table(turned, "settings", "Settings in which arms differ; all others are the same in every arm.")
+
+
+def _runs(results: AblationResults) -> None:
+    found = data.states(results)
+    counts = found["state"].value_counts()
+    said = ", ".join(f"{count} {state}" for state, count in counts.items())
+    left = time_left(found)
+    st.progress(
+        float(found["done"].fillna(0).mean()), plain(said + (f"; about {spoken(left)} left" if left == left else ""))
+    )
+    explained = [f"{state}: {EXPLAINED[state]}." for state in counts.index if state in EXPLAINED]
+    export.table(display_states(found), "runs", " ".join(map(plain, explained)), found)

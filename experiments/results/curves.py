@@ -47,7 +47,7 @@ class Look:
 
     over: str = "step"  # the horizontal axis: a key of AXES; of a band over time, the mean over its seeds
     each_seed: bool = False  # a line a seed instead of their mean in a band from the lowest to the highest
-    smoothing: float = 0.0  # weight of the past in an exponential moving average; the raw line stays behind it
+    smoothing: float = 0.0  # of what is logged at every step: weight of the past in an exponential moving average
     log_x: bool = False
     log_y: bool = False
 
@@ -69,7 +69,7 @@ def panels(
     rows = -(-len(present) // columns)
     titles = [html.escape(metrics[key]) for key in present]
     height = 110 + 310 * rows
-    spacing = {"horizontal_spacing": 0.07, "vertical_spacing": 90 / height}
+    spacing = {"horizontal_spacing": 0.07, "vertical_spacing": 115 / height}
     figure = make_subplots(rows, columns, subplot_titles=titles, **spacing)
     shown: set[str] = set()
     for i, key in enumerate(present):
@@ -108,18 +108,21 @@ def seed_band(records: Records, arm: str, key: str, over: str = "step", smoothin
 
 
 def arm_traces(records: Records, arm: str, key: str, arms: Sequence[str], look: Look) -> list[go.Scatter]:
-    """The lines of one arm: the mean over its seeds in a band, or each seed; smoothed ones before their raw line."""
+    """The lines of one arm: the mean over its seeds in a band, or each seed; smoothed ones before their raw line.
+
+    The few points of the evaluations are marked, and never smoothed.
+    """
     markers = not key.startswith("train/")
 
-    def lines(smoothing: float, markers: bool) -> list[go.Scatter]:
+    def lines(smoothing: float) -> list[go.Scatter]:
         if look.each_seed:
             return _each(*_shortened(*_by_seed(records, arm, key, look.over, smoothing)), arm, arms, markers)
         return _banded(seed_band(records, arm, key, look.over, smoothing), arm, arms, markers)
 
-    raw = lines(0.0, markers)
-    if not look.smoothing:
+    raw = lines(0.0)
+    if markers or not look.smoothing:
         return raw
-    return [*(_faint(line) for line in raw if line.line.width), *lines(look.smoothing, markers=False)]
+    return [*(_faint(line) for line in raw if line.line.width), *lines(look.smoothing)]
 
 
 def entropy_metrics(records: Records) -> dict[str, str]:

@@ -51,3 +51,10 @@ def not_finite(histories: Mapping[str, pd.DataFrame], runs: pd.DataFrame) -> pd.
     rows = pd.concat(found) if found else pd.DataFrame(columns=["run_id", "metric", *columns])
     joined = rows.astype({"run_id": str}).merge(runs[["run_id", "arm", "seed"]], on="run_id").rename(columns=columns)
     return joined[["arm", "seed", "metric", "values", "first"]]
+
+
+def all_points(histories: Mapping[str, pd.DataFrame], runs: pd.DataFrame) -> pd.DataFrame:
+    """Every point of the histories for an export: arm, seed, metric, step, value, as they were logged."""
+    rows = pd.concat([frame.assign(metric=metric) for metric, frame in histories.items()])
+    joined = rows.astype({"run_id": str}).merge(runs[["run_id", "arm", "seed"]], on="run_id")
+    return joined[["arm", "seed", "metric", "step", "value"]]

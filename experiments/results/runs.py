@@ -21,6 +21,7 @@ class AblationResults:
     design: dict[str, Any]  # name, question, factors, baseline, horizon, seeds, arms
     runs: pd.DataFrame  # one row a run: run_id, arm, seed, state, error, a column a factor, latest value of each metric
     params: dict[str, dict[str, str]] = field(default_factory=dict)  # run_id -> its flattened settings as texts
+    state: str = "finished"  # of the whole: running, finished, failed or stopped
 
     @property
     def finished(self) -> pd.DataFrame:
@@ -31,6 +32,16 @@ class AblationResults:
     def planned(self) -> int:
         """Runs that the design asks for."""
         return len(self.design["arms"]) * len(self.design["seeds"])
+
+    @property
+    def completeness(self) -> str:
+        """How many of the planned runs a figure rests on."""
+        done = len(self.finished)
+        return (
+            f"All {done} planned runs."
+            if done == self.planned
+            else f"INCOMPLETE: {done} of {self.planned} planned runs."
+        )
 
 
 def newest_ablation(store: Store, name: str | None = None) -> str | None:
@@ -49,8 +60,8 @@ def run_directory(store: Store, run_id: str) -> Path:
 
 def load_ablation(store: Store, run_id: str) -> AblationResults:
     """The design and all runs of the ablation with this parent run; StoreError where its design cannot be read."""
-    design = _design(store, run_id)
-    children = open_reader(store).runs(tags={names.PARENT: run_id})
+    design, reader = _design(store, run_id), open_reader(store)
+    children = reader.runs(tags={names.PARENT: run_id})
     order = {arm: i for i, arm in enumerate(design["arms"])}
     rows = [_row(child, design) for child in children if child.tags.get(names.ARM) in order]
     frame = pd.DataFrame(rows, columns=None if rows else ["run_id", "arm", "seed", "state", "error"])
@@ -58,7 +69,8 @@ def load_ablation(store: Store, run_id: str) -> AblationResults:
         frame = frame.drop_duplicates(["arm", "seed"])  # newest first: a run whose folder was lost was made anew
         frame = frame.sort_values(["arm", "seed"], key=lambda c: c.map(order) if c.name == "arm" else c)
     params = {child.run_id: child.params for child in children}
-    return AblationResults(run_id, design, something_to_find(frame.reset_index(drop=True)), params)
+    state = reader.run(run_id).tags.get(names.STATE, "running")
+    return AblationResults(run_id, design, something_to_find(frame.reset_index(drop=True)), params, state)
 
 
 def load_annotations(store: Store, results: AblationResults) -> Path | None:

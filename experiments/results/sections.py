@@ -9,6 +9,7 @@ import plotly.graph_objects as go
 from experiments.results import conditions, curves, figures
 from experiments.results.contrasts import EXPLORATORY, PRIMARY, SECONDARY
 from experiments.results.evidence import Evidence
+from experiments.results.run_states import display_states, run_states
 from experiments.results.tables import (
     REFERENCE_NOTE,
     arm_table,
@@ -18,7 +19,6 @@ from experiments.results.tables import (
     display_table,
     interval_table,
     reference_table,
-    run_table,
     settings_table,
 )
 from experiments.results.verdicts import MIN_SEEDS, points
@@ -62,12 +62,6 @@ def sections(evidence: Evidence) -> list[Section]:
     return [s for s in made if s.paragraphs or s.items or s.tables or s.plots or s.pictures]
 
 
-def completeness(evidence: Evidence) -> str:
-    """How many of the planned runs a figure rests on."""
-    done, planned = len(evidence.results.finished), evidence.results.planned
-    return f"All {planned} planned runs." if done == planned else f"INCOMPLETE: {done} of {planned} planned runs."
-
-
 def _answer(evidence: Evidence) -> Iterator[Section]:
     design = evidence.results.design
     seeds = design["seeds"]
@@ -78,7 +72,7 @@ def _answer(evidence: Evidence) -> Iterator[Section]:
             f"Design: {design['design']}, {len(design['arms'])} arms x {len(seeds)} "
             f"{'seed' if len(seeds) == 1 else 'seeds'} ({', '.join(map(str, seeds))}). Horizon of every run: "
             f"{design['horizon']}; arms are compared at {evidence.length}. Baseline: {design['baseline']}. "
-            f"{completeness(evidence)}",
+            f"{evidence.results.completeness}",
             *evidence.notes,
         ],
     )
@@ -93,9 +87,9 @@ def _outcome(evidence: Evidence) -> Iterator[Section]:
     table = arm_table(results, evidence.replicates)
     yield Section(
         "AP by arm",
-        [f"AP of the last evaluation, times 100; mean ± standard deviation over seeds. {completeness(evidence)}"],
+        [f"AP of the last evaluation, times 100; mean ± standard deviation over seeds. {results.completeness}"],
         tables=[display_table(table), interval_table(table)],
-        plots=[Plot("ap", figures.ap_by_arm(table, results.finished), f"AP by arm. {completeness(evidence)}")],
+        plots=[Plot("ap", figures.ap_by_arm(table, results.finished), f"AP by arm. {evidence.results.completeness}")],
     )
     yield Section("Published results", [f"For orientation only, {REFERENCE_NOTE}."], tables=[reference_table()])
     if evidence.verdicts:
@@ -117,7 +111,7 @@ def _outcome(evidence: Evidence) -> Iterator[Section]:
             [
                 "AP points, averaged over the other factors' levels, seeds as blocks; an interaction is half of what "
                 f"one factor's effect gains by the other's second level. {df} degrees of freedom. "
-                f"{completeness(evidence)}"
+                f"{evidence.results.completeness}"
             ],
             tables=[display_effects(evidence.effects)],
             plots=[Plot("effects", figures.effects(evidence.effects), _caption("Effects", evidence))],
@@ -171,7 +165,7 @@ def _detail(evidence: Evidence) -> Iterator[Section]:
     settings = results.design.get("settings", {})
     if any(settings.values()):
         yield Section("What differs between arms", tables=[settings_table(settings)])
-    yield Section("Runs", tables=[run_table(results)])
+    yield Section("Runs", tables=[display_states(run_states(results, {}))])
 
 
 def _method(evidence: Evidence) -> Section:
@@ -196,4 +190,4 @@ def _method(evidence: Evidence) -> Section:
 
 
 def _caption(text: str, evidence: Evidence) -> str:
-    return f"{text}. {completeness(evidence)}"
+    return f"{text}. {evidence.results.completeness}"

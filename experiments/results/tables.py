@@ -6,9 +6,10 @@ from collections.abc import Iterable, Mapping, Sequence
 import pandas as pd
 
 from experiments.results.audit import audit_row
+from experiments.results.contrasts import Contrast
 from experiments.results.effects import half_width_factor
 from experiments.results.runs import AblationResults
-from experiments.results.verdicts import Verdict, points, probability
+from experiments.results.verdicts import UNKNOWN, Verdict, points, probability, seed_difference
 
 METRICS = ("AP", "AP50", "AP75", "APS", "APM", "APL")
 
@@ -92,6 +93,43 @@ def interval_table(table: pd.DataFrame) -> pd.DataFrame:
     )
 
 
+def with_differences(table: pd.DataFrame, results: AblationResults) -> pd.DataFrame:
+    """`arm_table` with every arm's AP minus the baseline's: difference, difference_low and _high (95 % t interval over
+    same-seed pairs), pairs. NaN and 0 for the baseline itself, and where no seed has finished in both.
+    """
+    baseline, rows = results.design["baseline"], []
+    for arm in table["arm"]:
+        found = UNKNOWN if arm == baseline else seed_difference(results.finished, Contrast(arm, "", ((arm, baseline),)))
+        rows.append((found.estimate, found.low, found.high, found.n))
+    columns = ["difference", "difference_low", "difference_high", "pairs"]
+    return table.assign(**pd.DataFrame(rows, columns=columns, index=table.index))
+
+
+def display_overview(table: pd.DataFrame, baseline: str) -> pd.DataFrame:
+    """What a page shows first: every arm with its intervals and its difference to the baseline, and below them the
+    published results, which are marked as another setting.
+
+    table:  of `with_differences`
+    """
+    shown = display_table(table)
+    differences = [
+        "baseline" if row.arm == baseline else f"{points(row.difference)} ({row.pairs})" if row.pairs else "–"
+        for row in table.itertuples()
+    ]
+    new = {
+        "interval over seeds": _ranges(table, "AP_seeds", signed=False),
+        "interval over images": _ranges(table, "AP_images", signed=False),
+        "difference (seeds)": differences,
+        "its interval": _ranges(table, "difference"),
+    }
+    for position, (name, values) in enumerate(new.items(), shown.columns.get_loc("AP") + 1):
+        shown.insert(position, name, values)
+    published = reference_table()
+    faults = published.pop("metric audit").replace("passed", "")
+    published["note"] += [f"; metric audit {fault}" if fault else "" for fault in faults]
+    return pd.concat([shown, published], ignore_index=True).fillna("")
+
+
 def reference_table() -> pd.DataFrame:
     """The published results in the display's form; a row whose figures cannot stand together says why."""
     shown = REFERENCES[["arm"]].copy()
@@ -154,22 +192,6 @@ def settings_table(settings: Mapping[str, Mapping[str, object]]) -> pd.DataFrame
     keys = dict.fromkeys(key for row in settings.values() for key in row)
     rows = [{"setting": key} | {arm: str(row.get(key, "–")) for arm, row in settings.items()} for key in keys]
     return pd.DataFrame(rows, columns=None if rows else ["setting", *settings])
-
-
-def run_table(results: AblationResults) -> pd.DataFrame:
-    """One row a planned run: its state, length and AP, as people read them."""
-    rows = []
-    known = {(run["arm"], run["seed"]): run for run in results.runs.to_dict("records")}
-    for seed in results.design["seeds"]:
-        for arm in results.design["arms"]:
-            run = known.get((arm, seed), {"state": "planned", "error": ""})
-            row = {"arm": arm, "seed": str(seed), "state": run["state"]}
-            row["steps"] = _mean_sd(run.get("progress/step"), None, 1, 0)
-            row["epochs"] = _mean_sd(run.get("progress/epoch"), None, 1, 1)
-            row["AP"] = _mean_sd(run.get("val/AP"), None, 100, 1)
-            row["error"] = str(run["error"]).split("\n")[0][:200]
-            rows.append(row)
-    return pd.DataFrame(rows)
 
 
 def _mean(runs: pd.DataFrame, column: str) -> float:

@@ -40,12 +40,12 @@ class Verdict:
     @property
     def text(self) -> str:
         """One sentence, with the difference, its interval, N and the reasons."""
-        return f"{self.contrast.described}: {self.word} ({'; '.join(self._evidence())}){self._because()}"
+        return f"{self.contrast.described}: {self.word} ({'; '.join(self.evidence())}){self._because()}"
 
     @property
     def short(self) -> str:
         """The same with the two first reasons only."""
-        return f"{self.contrast.label}: {self.word} ({'; '.join(self._evidence())}){self._because(2)}"
+        return f"{self.contrast.label}: {self.word} ({'; '.join(self.evidence())}){self._because(2)}"
 
     def _because(self, most: int | None = None) -> str:
         if not self.reasons:
@@ -53,7 +53,8 @@ class Verdict:
         kind = "note" if self.word in (BETTER, WORSE) else "reason"  # these limit a claim, and do not explain it
         return f"; {kind}{'s' if len(self.reasons[:most]) > 1 else ''}: {'; '.join(self.reasons[:most])}"
 
-    def _evidence(self) -> list[str]:
+    def evidence(self) -> list[str]:
+        """What the word rests on: the difference with its interval and N, and what limits it."""
         return [self._difference(), *self._limits(), *self._role()]
 
     def _difference(self) -> str:
