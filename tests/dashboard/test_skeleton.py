@@ -18,7 +18,7 @@ def test_the_app_opens_on_the_ablation_page(stored, page):
     stored.ablation(1)
     page("ablation")  # sets the store
     test = AppTest.from_file(str(APP), default_timeout=60).run()
-    assert not test.exception and test.title[0].value == "Ablation"
+    assert not test.exception and test.subheader[0].value == "AP by arm"
 
 
 @pytest.mark.parametrize("view", ["ablation", "curves", "detections", "thresholds", "why"])
