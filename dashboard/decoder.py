@@ -72,11 +72,7 @@ def attention_maps(results: AblationResults) -> None:
                 continue
             kept = maps[arm].images[truth.image_ids[n]]
             figure = why_figures.attention_map(kept, shown, size, url, _labels(truth, shown)[0])
-            which = (
-                ""
-                if frame is mapped[first]
-                else f" The detection that lies on the chosen one: IoU {overlap:.2f}."
-            )
+            which = "" if frame is mapped[first] else f" The detection that lies on the chosen one: IoU {overlap:.2f}."
             caption = f"Decoder layer {maps[arm].layer}, step {maps[arm].step}.{which}"
             export.figure(figure, f"attention_{arm}", caption)
 

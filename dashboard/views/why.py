@@ -1,16 +1,19 @@
 """Why an arm came out as it did: reasons in words, the diagnostics of training, boxes of queries, attention maps."""
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 import streamlit as st
 
 from dashboard import choices, data, decoder, export, states
-from experiments.results import conditions, signals, why_figures
+from experiments.results import conditions, curves, signals, why_figures
 from experiments.results.contrasts import EXPLORATORY
 from experiments.results.evidence import Evidence
+from experiments.results.histories import all_points, as_records
 from experiments.results.runs import AblationResults
-from experiments.results.signals import SECTIONS, Signal
+from experiments.results.signals import SECTIONS
 from experiments.results.verdicts import Verdict
 
 DOCS = Path(__file__).resolve().parents[2] / "docs/diagnostics.md"
@@ -22,20 +25,17 @@ def render() -> None:
     """The page."""
     st.title("Why")
     results = choices.ablation()
-    if results.finished.empty:
-        states.say("info", "No run of this ablation has finished yet. The page Ablation shows how far they are.")
-        return
     parts = [REASONS, TRAINING, QUERIES, ATTENTION]
     part = st.segmented_control("Show", parts, default=REASONS, required=True, key="show", bind=choices.BIND)
-    if part == REASONS:
+    if part == TRAINING:
+        arms = choices.arms(results)
+        states.live(results, lambda now: _training(now, arms))
+    elif results.finished.empty:
+        states.say("info", "No run of this ablation has finished yet. The page Ablation shows how far they are.")
+    elif part == REASONS:
         _reasons(data.evidence(results))
-    elif part == TRAINING:
-        _training(results)
-    elif part == QUERIES:
-        decoder.query_boxes(results)
-        _documentation("What is stored")
     else:
-        decoder.attention_maps(results)
+        (decoder.query_boxes if part == QUERIES else decoder.attention_maps)(results)
         _documentation("What is stored")
 
 
@@ -66,46 +66,45 @@ def _verdict(verdict: Verdict) -> None:
     st.markdown("\n".join(words) or "- Nothing that training logged explains or limits it.")
 
 
-def _training(results: AblationResults) -> None:
+def _training(results: AblationResults, arms: Sequence[str]) -> None:
     """The signals of training, section by section as in the documentation, arms overlaid."""
-    every = list(results.design["arms"])
-    chosen = choices.arms(results)
-    records = {key: frame for key, frame in data.evidence(results).records.items() if key[0] in chosen}
-    if not any(signals.present(section, records) for section in SECTIONS):
+    every, runs = list(results.design["arms"]), results.runs[results.runs["arm"].isin(arms)]
+    logged = [str(key) for key in runs.columns[runs.notna().any()]]
+    sections = {section: signals.present(section, logged) for section in SECTIONS}
+    if not any(key.startswith("diagnostics/") for key in logged):
         states.say(
             "warning",
-            "These runs logged no diagnostics. They do where train.diagnostics is not turned off:",
+            "These runs have logged no diagnostics yet. They do at their first evaluation, unless train.diagnostics is "
+            "turned off; a new training logs them:",
             f"python experiments/run.py ablation={results.design['name']} fresh=true",
         )
         return
-    st.html(why_figures.legend(chosen, every))
+    st.html(why_figures.legend(arms, every))
     st.caption("Lines are means over seeds, bands reach from the lowest to the highest seed.")
-    for section in SECTIONS:
-        found = signals.present(section, records)
+    for section, found in sections.items():
         st.subheader(section, anchor=section.lower())
         if not found:
             st.caption("Not logged by these runs.")
+        histories = data.histories(results, [one.key for one in found])
+        records = as_records(histories, runs)
         for start in range(0, len(found), COLUMNS):
             for column, one in zip(st.columns(COLUMNS), found[start : start + COLUMNS], strict=False):
                 with column:
-                    _signal(one, records, every)
+                    st.markdown(f"**{states.plain(one.title)}**", help=one.text)
+                    points = partial(all_points, {one.key: histories[one.key]}, runs)
+                    drawn, name = why_figures.signal(records, one, every), one.key.rpartition("/")[2]
+                    export.figure(drawn, name, curves.averaged(records, {one.key: ""}), points)
         if section == "Detections":
-            _layers(records, every)
+            _layers(results, runs, logged)
         _documentation(section)
 
 
-def _signal(one: Signal, records: dict[tuple[str, int], pd.DataFrame], arms: list[str]) -> None:
-    st.markdown(f"**{states.plain(one.title)}**", help=one.text)
-    having = {place: frame[["step", one.key]] for place, frame in records.items() if one.key in frame}
-    values = pd.concat(having, names=["arm", "seed"]).reset_index(["arm", "seed"]).dropna(subset=[one.key])
-    export.figure(why_figures.signal(records, one, arms), one.key.rpartition("/")[2], frame=values)
-
-
-def _layers(records: dict[tuple[str, int], pd.DataFrame], arms: list[str]) -> None:
-    drawn = why_figures.layer_ap(records, arms)
+def _layers(results: AblationResults, runs: pd.DataFrame, logged: Sequence[str]) -> None:
+    histories = data.histories(results, [key for key in logged if key.startswith(why_figures.AP_PREFIX)])
+    drawn = why_figures.layer_ap(as_records(histories, runs), list(results.design["arms"]))
     if drawn is not None:
         st.markdown(f"**{signals.LAYER_AP.title}**", help=signals.LAYER_AP.text)
-        export.figure(drawn, "AP_by_layer")
+        export.figure(drawn, "AP_by_layer", frame=partial(all_points, histories, runs))
 
 
 def _documentation(section: str) -> None:

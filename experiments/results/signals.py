@@ -1,10 +1,8 @@
 """The diagnostics of a training in plain words, in the sections of docs/diagnostics.md."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
-
-import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -121,12 +119,8 @@ LAYER_AP = Signal(
 )
 
 
-def present(section: str, records: Mapping[object, pd.DataFrame]) -> list[Signal]:
-    """The section's signals that any of the runs logged, one for every layer.
-
-    records:  frames of `runs.load_records`
-    """
-    keys = {key for frame in records.values() for key in frame}
+def present(section: str, keys: Collection[str]) -> list[Signal]:
+    """The section's signals among the metrics that were logged, one for every layer."""
     found = []
     for signal in SECTIONS[section]:
         if "<layer>" not in signal.key:

@@ -78,7 +78,7 @@ def test_runs_without_diagnostics_say_how_to_get_them(page, stored, monkeypatch)
 
     monkeypatch.setattr(builders, "records", silent)
     test = page("why", stored.ablation(1), {"show": "Training signals"})
-    assert "logged no diagnostics" in words(test)
+    assert "logged no diagnostics yet" in words(test)
     assert test.code[0].value == "python experiments/run.py ablation=lr_clip fresh=true"
 
 

@@ -24,11 +24,10 @@ def test_every_documented_diagnostic_is_explained_and_every_signal_is_documented
 
 def test_layers_are_told_apart_and_sorted_by_number():
     keys = [f"diagnostics/attention_entropy_{i}" for i in (10, 2, 0)]
-    frame = pd.DataFrame({"step": [1], **{key: [0.5] for key in keys}})
-    found = present("Attention", {("a", 0): frame})
+    found = present("Attention", keys)
     assert [one.key for one in found] == keys[::-1]
     assert found[1].title == "attention entropy, layer 2"
-    assert present("Matching", {("a", 0): frame}) == []
+    assert present("Matching", keys) == []
 
 
 def test_explanations():
@@ -42,7 +41,7 @@ def test_every_signal_has_a_panel(section):
     for one in SECTIONS[section]:
         key = one.key.replace("<layer>", "0")
         frame = pd.DataFrame({"step": [1, 2], key: [0.1, 0.2]})
-        (chosen,) = present(section, {("a", 0): frame, ("b", 0): frame[["step"]]})
+        (chosen,) = present(section, frame)
         figure = signal({("a", 0): frame}, chosen, ["a", "b"])
         assert [trace.y for trace in figure.data] == [(0.1, 0.2)]
         assert signal({("b", 0): frame[["step"]]}, chosen, ["a", "b"]) is None
