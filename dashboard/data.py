@@ -4,7 +4,6 @@ What is read again and again is keyed by `stamp`, which changes when the store d
 state of the runs that it rests on, so that a run in progress does not throw away what finished ones gave.
 """
 
-import json
 import os
 import time
 from collections.abc import Iterable
@@ -19,7 +18,7 @@ from experiments.results.attention import Attention, read_attention
 from experiments.results.histories import load_history
 from experiments.results.image_files import embed
 from experiments.results.listing import list_ablations
-from experiments.results.matching import Detections, GroundTruth, Matched, match, read_detections, read_truth
+from experiments.results.matching import Detections, GroundTruth, Matched, load, match, read_detections, read_truth
 from experiments.results.run_states import last_signs, run_states
 from experiments.results.runs import AblationResults, load_ablation, load_annotations, load_attention, load_predictions
 from experiments.store import Store, load_store
@@ -127,13 +126,13 @@ def _evidence(store: Store, run_id: str, states: tuple) -> gathering.Evidence:
 @st.cache_resource(max_entries=4, show_spinner="Reading the ground truth")
 def _truth(store: Store, run_id: str, _results: AblationResults) -> GroundTruth | None:
     path = load_annotations(store, _results)
-    return read_truth(json.loads(path.read_text())) if path else None
+    return read_truth(load(path)) if path else None
 
 
 @st.cache_resource(max_entries=32, show_spinner="Reading the detections")
 def _detections(store: Store, ablation: str, run_id: str, _results: AblationResults) -> Detections | None:
     path, truth = load_predictions(store, run_id), _truth(store, ablation, _results)
-    return read_detections(truth, json.loads(path.read_text())) if path and truth else None
+    return read_detections(truth, load(path)) if path and truth else None
 
 
 @st.cache_resource(max_entries=64, show_spinner="Matching detections and objects")

@@ -160,10 +160,15 @@ def _predictions(store: Store, results: AblationResults, notes: list[str]) -> di
     return found
 
 
+def area_limits(params: Mapping[str, str]) -> tuple[float, ...]:
+    """Pixels that part small, medium and large objects, as a run's settings record them; empty where they do not."""
+    text = params.get("evaluation.area_limits", "")
+    return tuple(float(x) for x in text.strip("[]()").split(",") if x.strip())
+
+
 def _is_coco(content: Mapping[str, list], params: Mapping[str, str]) -> bool:
     """Whether the relation of AP to its size strata may be expected: COCO's classes, size limits, enough images."""
-    limits = params.get("evaluation.area_limits", "")
-    same = [float(x) for x in limits.strip("[]()").split(",") if x.strip()] == list(COCO_AREA_LIMITS)
+    same = area_limits(params) == COCO_AREA_LIMITS
     return same and len(content["categories"]) == COCO_CLASSES and len(content["images"]) >= STRATA_MIN_IMAGES
 
 

@@ -10,6 +10,13 @@ WORDS = {
     "APS": "AP of small objects: below 32 x 32 pixels on COCO.",
     "APM": "AP of objects of medium size: 32 x 32 to 96 x 96 pixels on COCO.",
     "APL": "AP of large objects: above 96 x 96 pixels on COCO.",
+    "hits": "Detections from the threshold on that overlap an object of their class by at least half (IoU 0.5). Each "
+    "object is found once, by its best detection.",
+    "false alarms": "Detections from the threshold on that are no hits. Those on crowds count neither way.",
+    "misses": "Objects that no detection from the threshold on finds.",
+    "precision": "hits / (hits + false alarms): how much of what is shown is right. All classes and images together.",
+    "recall": "hits / (hits + misses): how many of the objects are found. All classes and images together.",
+    "F1": "Harmonic mean of precision and recall: high only where both are.",
     "seeds": "Finished runs of the planned ones. Each seed is a training of its own.",
 }
 

@@ -4,9 +4,11 @@ Matching is greedy, best score first: what a detection finds depends on those ab
 below a threshold changes no match above it, and a new threshold is a filter, not a new matching.
 """
 
+import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -134,6 +136,14 @@ def match(detections: Detections, area: tuple[float, float] = (0, np.inf), iou: 
     outside = (match < 0) & ((size < low) | (size > high))
     into_ignored = (match >= 0) & np.append(truth_ignored, False)[match]
     return Matched(detections, match, outside | into_ignored | beyond, truth_ignored)
+
+
+def load(path: Path) -> Any:
+    """Content of a JSON file; ValueError where it is none, for example half-written."""
+    try:
+        return json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path.name} is damaged or half-written ({error})") from None
 
 
 def read_truth(content: Mapping[str, Any]) -> GroundTruth:

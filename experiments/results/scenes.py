@@ -1,7 +1,6 @@
 """An image with its boxes as SVG: objects, hits, false alarms and misses, told apart by colour and by line."""
 
 import html
-import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from experiments.results.image_files import embed
-from experiments.results.matching import GroundTruth, Matched, match, read_detections, read_truth
+from experiments.results.matching import GroundTruth, Matched, load, match, read_detections, read_truth
 
 THRESHOLDS = (0.75, 0.5, 0.0)
 NUM_SCENES = 4
@@ -20,15 +19,16 @@ OUTCOMES = (HIT, FALSE_ALARM, MISS)  # what counts
 LINES = {
     HIT: ("#56B4E9", "none"),
     FALSE_ALARM: ("#E69F00", "9 5"),
-    MISS: ("#F0E442", "2 5"),
+    MISS: ("#F0E442", "3 4"),
     IGNORED: ("#BBBBBB", "1 3"),
     OBJECT: ("#FFFFFF", "none"),
 }
 STYLE = (
     ".scene rect, .scene text { vector-effect: non-scaling-stroke; }"
-    ".scene .box, .scene .edge { fill: none; } .scene .edge { stroke: #000; stroke-width: 4.5px; }"
+    ".scene .box, .scene .edge { fill: none; } .scene .edge { stroke: #000; stroke-width: 4px; }"
     ".scene .box { stroke-width: 2.5px; pointer-events: all; }"
-    ".scene text { fill: #fff; stroke: #000; stroke-width: 3px; paint-order: stroke; font-family: sans-serif; }"
+    ".scene .object { stroke-width: 1.25px; } .scene .faint { stroke-opacity: 0.4; }"
+    ".scene text { fill: #fff; stroke: #000; stroke-width: 2.5px; paint-order: stroke; font-family: sans-serif; }"
     ".scene .absent { fill: #8884; } .scene .word { fill: currentColor; stroke: none; text-anchor: middle; }"
 ) + "".join(
     f".scene .{name.replace(' ', '-')} {{ stroke: {colour}; stroke-dasharray: {dash}; }}"
@@ -44,13 +44,12 @@ class Shape:
     outcome: str  # of LINES
     name: str  # its class
     score: float | None = None  # of a detection
+    has_caption: bool = True  # it can be read without pointing at the box
 
     @property
     def caption(self) -> str:
-        """Class and score, or what the box stands for."""
-        if self.score is not None:
-            return f"{self.name} {self.score:.2f}"
-        return self.name if self.outcome == OBJECT else f"{self.name} ({'missed' if self.outcome == MISS else 'crowd'})"
+        """Class and, of a detection, score."""
+        return self.name if self.score is None else f"{self.name} {self.score:.2f}"
 
 
 @dataclass(frozen=True)
@@ -72,8 +71,8 @@ def scenes(annotations: Path, predictions: Mapping[str, Path], folder: Path | No
     predictions:  arm -> COCO results file of one run
     folder:       of the validation images; None where it is not known
     """
-    truth = read_truth(json.loads(annotations.read_text()))
-    found = {arm: match(read_detections(truth, json.loads(path.read_text()))) for arm, path in predictions.items()}
+    truth = read_truth(load(annotations))
+    found = {arm: match(read_detections(truth, load(path))) for arm, path in predictions.items()}
     made = []
     for n in np.unique(truth.image)[:NUM_SCENES].tolist():
         width, height = truth.sizes[n].tolist()
@@ -91,12 +90,16 @@ def objects(truth: GroundTruth, n: int, ignored: np.ndarray | None = None) -> li
 
 
 def shapes(matched: Matched, n: int, threshold: float, outcomes: Collection[str] = OUTCOMES) -> list[Shape]:
-    """What the run makes of image n at the threshold, the best detection last. Ignored ones come with all OUTCOMES."""
+    """What the run makes of image n at the threshold, the best detection last.
+
+    Ignored detections come with all OUTCOMES; with OBJECT in `outcomes` the objects that are found come first.
+    """
     found, truth = matched.detections, matched.detections.truth
     wanted = {*outcomes, IGNORED} if set(OUTCOMES) <= set(outcomes) else set(outcomes)
     rows = range(*truth.slice(n).indices(len(truth.image)))
     missed = matched.missed(threshold)
-    drawn = [_of_truth(truth, g, MISS) for g in rows if missed[g] and MISS in wanted]
+    drawn = [_of_truth(truth, g, OBJECT, False) for g in rows if OBJECT in wanted and not missed[g]]
+    drawn += [_of_truth(truth, g, MISS) for g in rows if MISS in wanted and missed[g]]
     kept = found.of_image(n)
     for d in kept[kept < found.kept(threshold)][::-1].tolist():
         outcome = HIT if matched.hit[d] else FALSE_ALARM if matched.false_alarm[d] else IGNORED
@@ -116,13 +119,13 @@ def svg(size: tuple[int, int], drawn: Sequence[Shape], inside: str = "", text: f
     """
     parts = [_box(shape) for shape in drawn]
     if text:
-        parts += [_caption(shape, size, text) for shape in drawn]
+        parts += _captions([shape for shape in drawn if shape.has_caption], size, text)
     return (
         f'<svg class="scene" viewBox="0 0 {size[0]} {size[1]}" role="img" {attributes}>{inside}{"".join(parts)}</svg>'
     )
 
 
-def picture(data: str, note: str, size: tuple[int, int], name: str) -> str:
+def picture(data: str, note: str, size: tuple[int, int], name: str = "") -> str:
     """The image inside of an `svg`, or a grey field with the reason why there is none; `name` is its id."""
     width, height = size
     if data:
@@ -143,15 +146,15 @@ def legend(outcomes: Sequence[str] = (*OUTCOMES, OBJECT)) -> str:
     )
 
 
-def outcome_counts(drawn: Sequence[Shape]) -> str:
+def outcome_counts(drawn: Sequence[Shape], outcomes: Sequence[str] = OUTCOMES) -> str:
     """How many boxes of each outcome there are: "2 hits, 1 false alarm, 0 misses"."""
-    numbers = {name: sum(shape.outcome == name for shape in drawn) for name in OUTCOMES}
+    numbers = {name: sum(shape.outcome == name for shape in drawn) for name in OUTCOMES if name in outcomes}
     plural = {HIT: "hits", FALSE_ALARM: "false alarms", MISS: "misses"}
     return ", ".join(f"{n} {name if n == 1 else plural[name]}" for name, n in numbers.items())
 
 
-def _of_truth(truth: GroundTruth, g: int, outcome: str) -> Shape:
-    return Shape(tuple(truth.box[g].tolist()), outcome, truth.classes[truth.label[g]])
+def _of_truth(truth: GroundTruth, g: int, outcome: str, has_caption: bool = True) -> Shape:
+    return Shape(tuple(truth.box[g].tolist()), outcome, truth.classes[truth.label[g]], has_caption=has_caption)
 
 
 def _box(shape: Shape) -> str:
@@ -161,14 +164,25 @@ def _box(shape: Shape) -> str:
     faint = "" if shape.score is None else f' opacity="{0.25 + 0.75 * min(max(shape.score, 0), 1):.2f}"'
     title = html.escape(f"{shape.outcome}: {shape.caption}")
     return (
-        f'<g{faint}><rect class="edge" {place}/>'
+        f'<g{faint}><rect class="edge{" faint" if shape.outcome == OBJECT else ""}" {place}/>'
         f'<rect class="box {shape.outcome.replace(" ", "-")}" {place}><title>{title}</title></rect></g>'
     )
 
 
-def _caption(shape: Shape, size: tuple[int, int], text: float) -> str:
-    """Above the box's upper left corner, or inside where there is no room above."""
-    length = 0.55 * text * len(shape.caption)
-    x = min(max(shape.box[0], 0), max(size[0] - length, 0))
-    y = shape.box[1] - 0.25 * text if shape.box[1] > 1.3 * text else max(shape.box[1], 0) + 1.1 * text
-    return f'<text x="{x:.2f}" y="{min(y, size[1] - 2):.2f}" font-size="{text:.2f}">{html.escape(shape.caption)}</text>'
+def _captions(drawn: Sequence[Shape], size: tuple[int, int], text: float) -> list[str]:
+    """Above the boxes' upper left corners, or inside where there is no room; lower where a better one stands already.
+
+    The last shape is the best.
+    """
+    placed: list[tuple[float, float, float]] = []  # left, right, base line
+    for shape in reversed(drawn):
+        length = 0.55 * text * len(shape.caption)
+        x = min(max(shape.box[0], 0), max(size[0] - length, 0))
+        y = shape.box[1] - 0.25 * text if shape.box[1] > 1.3 * text else max(shape.box[1], 0) + 1.1 * text
+        while any(x < right and left < x + length and abs(y - base) < text for left, right, base in placed):
+            y += text / 4
+        placed.append((x, x + length, y))
+    return [
+        f'<text x="{x:.2f}" y="{y:.2f}" font-size="{text:.2f}">{html.escape(shape.caption)}</text>'
+        for shape, (x, _, y) in zip(reversed(drawn), placed, strict=True)
+    ]

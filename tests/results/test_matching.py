@@ -1,33 +1,20 @@
 """Matching against COCOeval's own evalImgs: at every threshold, with crowds, sizes, ties and damaged records."""
 
-import contextlib
-import copy
-import io
-
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from reference import evaluated
 
-from experiments.results.matching import match, read_detections, read_truth
+from experiments.results.matching import load, match, read_detections, read_truth
 
 AREAS = [(0, 1e10), (0, 40**2), (40**2, 90**2), (90**2, 1e10)]
 
 
 def cocoeval(annotations, detections, iou=0.5):
     """COCOeval after evaluate() at one IoU and all AREAS."""
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
-        truth.dataset = copy.deepcopy(annotations)
-        truth.createIndex()
-        evaluator = COCOeval(truth, truth.loadRes(copy.deepcopy(detections)), "bbox")
-        evaluator.params.iouThrs = np.array([iou])
-        evaluator.params.areaRng = [list(area) for area in AREAS]
-        evaluator.params.maxDets = [100]
-        evaluator.evaluate()
-    return evaluator
+    areas = [list(area) for area in AREAS]
+    return evaluated(annotations, detections, iouThrs=np.array([iou]), areaRng=areas, maxDets=[100])
 
 
 def rows_of(evaluator, area):
@@ -131,6 +118,13 @@ def test_what_is_no_results_list_is_refused_in_words(noisy_scenes, rows):
 def test_what_is_no_annotation_file_is_refused_in_words(content):
     with pytest.raises(ValueError, match="the stored annotations are damaged"):
         read_truth(content)
+
+
+@pytest.mark.parametrize("text", ["", '[{"a": 1', "\xff", "[" * 100_000])
+def test_a_half_written_file_is_named(tmp_path, text):
+    (tmp_path / "found.json").write_text(text, encoding="latin-1")
+    with pytest.raises(ValueError, match=r"found\.json is damaged or half-written"):
+        load(tmp_path / "found.json")
 
 
 def test_nothing_found_and_nothing_to_find():

@@ -1,13 +1,9 @@
 """Counts and curves against COCOeval's evalImgs and precision."""
 
-import contextlib
-import copy
-import io
-
 import numpy as np
 import pytest
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from reference import counts_by_image as counts_by_cocoeval
+from reference import evaluated
 
 from experiments.results.matching import match, read_detections, read_truth
 from experiments.results.operating_points import Counts, counts, counts_by_image, precision_recall, threshold_curve
@@ -17,13 +13,8 @@ from experiments.results.operating_points import Counts, counts, counts_by_image
 def both(noisy_scenes):
     """Our matching and COCOeval after accumulate(), at IoU 0.5 and area all."""
     annotations, detections = noisy_scenes(5, num_images=40)
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO()
-        truth.dataset = copy.deepcopy(annotations)
-        truth.createIndex()
-        evaluator = COCOeval(truth, truth.loadRes(copy.deepcopy(detections)), "bbox")
-        evaluator.evaluate()
-        evaluator.accumulate()
+    evaluator = evaluated(annotations, detections)
+    evaluator.accumulate()
     return match(read_detections(read_truth(annotations), detections)), evaluator
 
 
@@ -31,14 +22,7 @@ def both(noisy_scenes):
 def test_counts_are_those_of_cocoeval(both, threshold):
     matched, evaluator = both
     ours = counts_by_image(matched, threshold)
-    want = {image: [0, 0, 0] for image in evaluator.params.imgIds}
-    for one in evaluator.evalImgs:
-        if one and one["aRng"] == [0, 1e10]:
-            kept = (np.array(one["dtScores"]) >= threshold) & ~one["dtIgnore"][0].astype(bool)
-            hits = int(((one["dtMatches"][0] > 0) & kept).sum())
-            objects = int((np.array(one["gtIgnore"]) == 0).sum())
-            row = want[one["image_id"]]
-            want[one["image_id"]] = [row[0] + hits, row[1] + int(kept.sum()) - hits, row[2] + objects - hits]
+    want = counts_by_cocoeval(evaluator, threshold)
     assert ours.to_numpy().tolist() == list(want.values())
     assert counts(matched, threshold) == Counts(*ours.sum().tolist())
 
