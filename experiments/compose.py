@@ -1,5 +1,9 @@
-"""Hydra at the boundary: choices and overrides in, a checked RunConfig out, every mistake as one clear sentence."""
+"""Hydra at the boundary: choices and overrides in, a checked RunConfig out, every mistake as one clear sentence.
 
+An ablation or sweep may be named by the path of its file, too, as in ablation=mine/dropout.yaml.
+"""
+
+import hashlib
 import re
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,21 +22,27 @@ from detr.config_io import flatten, from_dict, to_dict
 from detr.errors import InputError
 
 CONF = Path(__file__).parent / "conf"
-GROUPS = ("model", "data", "schedule", "ablation")
-OUTSIDE = ("ablation", "seeds", "horizon", "fresh", "workers", "plan")  # keys that describe the experiment, not one run
+GROUPS = ("model", "data", "schedule", "ablation", "sweep")
+# keys that describe the experiment, not one run
+OUTSIDE = ("ablation", "sweep", "seeds", "horizon", "fresh", "workers", "plan", "storage")
+PROGRAMS = {"config": "run.py", "search": "sweep.py"}
 
 
-def compose(overrides: list[str]) -> dict[str, Any]:
-    """The plain, resolved configuration that these overrides give; InputError on a mistake."""
+def compose(overrides: list[str], primary: str = "config") -> dict[str, Any]:
+    """The plain, resolved configuration that these overrides give; InputError on a mistake.
+
+    primary:  config: of runs and ablations; search: of sweeps
+    """
     ConfigStore.instance().store("defaults", to_dict(RunConfig()))
-    _check_choices(overrides)
     try:
+        _check_choices(overrides, primary)
+        overrides = [_from_file(override) for override in overrides]
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return OmegaConf.to_container(hydra_compose("config", overrides), resolve=True)
+            return OmegaConf.to_container(hydra_compose(primary, overrides), resolve=True)
     except yaml.YAMLError as error:
         raise InputError(_yaml_fault(error)) from None
     except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(_explain(error)) from None
+        raise InputError(_explain(error, PROGRAMS[primary])) from None
 
 
 def run_config(composed: dict[str, Any], seed: int) -> RunConfig:
@@ -47,16 +57,19 @@ def options(group: str) -> list[str]:
     return sorted(path.stem for path in (CONF / group).glob("*.yaml"))
 
 
-def describe() -> str:
+def describe(primary: str = "config") -> str:
     """The choices of every group with the question in their file's head, and all settings with their defaults."""
     lines = []
     for group in GROUPS:
+        if group == ("sweep" if primary == "config" else "ablation"):
+            continue
         lines.append(f"{group}=")
         for name in options(group):
             comments = [x[2:] for x in (CONF / group / f"{name}.yaml").read_text().splitlines() if x.startswith("# ")]
             about = next((text for text in comments if not text.startswith("@package")), "")
             lines.append(f"  {name:18} {about}")
-    lines += ["", 'seeds=[0]  horizon="600 steps"  plan=false  fresh=false  workers=null']
+    given = 'horizon="600 steps"' if primary == "config" else "storage=null  sweep.trials=24"
+    lines += ["", f"seeds=[0]  {given}  plan=false  fresh=false  workers=null"]
     lines += ["", "settings and the defaults of the paper:"]
     lines += [f"  {key}={value}" for key, value in flatten(to_dict(RunConfig())).items() if key != "schedule.horizon"]
     return "\n".join(lines)
@@ -67,16 +80,40 @@ def override_key(override: str) -> str:
     return override.split("=", 1)[0].lstrip("+~")
 
 
-def _check_choices(overrides: list[str]) -> None:
+def _is_file(key: str, value: str) -> bool:
+    return key in ("ablation", "sweep") and Path(value).suffix in (".yaml", ".yml")
+
+
+def _from_file(override: str) -> str:
+    """An override whose value is the path of a file, as a choice that Hydra knows from then on."""
+    key, _, value = override.partition("=")
+    if not _is_file(key, value):
+        return override
+    path = Path(value).expanduser()
+    if not path.is_file():
+        raise InputError(f"{override}: there is no such file")
+    content = OmegaConf.to_container(OmegaConf.load(path))
+    if not isinstance(content, dict) or key not in content:
+        raise InputError(f"{override}: the file has no `{key}:`; experiments/{key}_file.py explains its keys")
+    name = f"{path.stem}-{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"  # a built-in one would win
+    ConfigStore.instance().store(name, content, group=key, package="_global_")
+    return f"{key}={name}"
+
+
+def _check_choices(overrides: list[str], primary: str) -> None:
     """An unknown choice of a group is answered with the valid ones."""
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator:
             raise InputError(f"{override!r} is not an override; write setting=value, as in ablation=lr_clip")
-        if key in GROUPS and value not in options(key):
+        if key == "sweep" and primary == "config":
+            raise InputError(f"{override}: sweeps are run by python experiments/sweep.py {override}")
+        if key in GROUPS and value not in options(key) and not _is_file(key, value):
             close = get_close_matches(value, options(key), n=1)
             hint = f"did you mean {close[0]}? " if close else ""
             raise InputError(f"{override}: unknown {key}; {hint}There are {', '.join(options(key))} ({CONF / key})")
+    if primary == "search" and not any(override.startswith("sweep=") for override in overrides):
+        raise InputError(f"sweep=: name a sweep, one of {', '.join(options('sweep'))} ({CONF / 'sweep'})")
 
 
 def _yaml_fault(error: yaml.YAMLError) -> str:
@@ -86,7 +123,7 @@ def _yaml_fault(error: yaml.YAMLError) -> str:
     return f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}: not valid YAML ({error.problem})"
 
 
-def _explain(error: Exception) -> str:
+def _explain(error: Exception, program: str) -> str:
     """Hydra's first sentence, with the nearest known setting where one was misspelt."""
     text = str(error).splitlines()[0]
     unknown = re.search(r"Could not override '([^']+)'", text)
@@ -94,5 +131,5 @@ def _explain(error: Exception) -> str:
         known = [*flatten(to_dict(RunConfig())), *GROUPS, *OUTSIDE]
         close = get_close_matches(unknown[1], known, n=1, cutoff=0.5)
         hint = f"did you mean {close[0]}? " if close else ""
-        return f"{unknown[1]}: unknown setting; {hint}`python experiments/run.py --help` lists them"
+        return f"{unknown[1]}: unknown setting; {hint}`python experiments/{program} --help` lists them"
     return text

@@ -63,7 +63,7 @@ class Ablation:
     @property
     def identity(self) -> str:
         """Hash of all that the arms compute, data included; seeds may be added later without changing it."""
-        return _digest([[arm.name, identity(arm.config)] for arm in self.arms])
+        return digest([[arm.name, identity(arm.config)] for arm in self.arms])
 
     def describe(self) -> dict[str, Any]:
         """The design as plain values, for the readers of results."""
@@ -120,11 +120,11 @@ def identity(config: RunConfig) -> dict[str, Any]:
 def data_fingerprint(config: RunConfig) -> str:
     """Hash of both annotation files; of the drawing's settings where the scenes are drawn."""
     if config.data.name == "shapes":
-        return _digest({k: v for k, v in vars(config.data).items() if k.startswith("shapes_")})
-    digest = hashlib.sha256()
+        return digest({k: v for k, v in vars(config.data).items() if k.startswith("shapes_")})
+    content = hashlib.sha256()
     for path, _ in (split_paths(config.data, "train"), split_paths(config.data, "val")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()[:12]
+        content.update(path.read_bytes())
+    return content.hexdigest()[:12]
 
 
 def differs(a: RunConfig, b: RunConfig) -> dict[str, tuple[Any, Any]]:
@@ -168,15 +168,16 @@ def plan(overrides: list[str]) -> Ablation:
         primary=read_primary(spec, factors, baseline, {arm.name: arm.levels for arm in arms}),
         margin=read_margin(spec.get("margin", 1.0)),
         horizon=str(base["horizon"]),
-        seeds=_seeds(base["seeds"]),
+        seeds=read_seeds(base["seeds"]),
         arms=arms,
         fresh=base["fresh"],
-        workers=_workers(base["workers"]),
-        plan_only=_plan_only(base["plan"]),
+        workers=read_workers(base["workers"]),
+        plan_only=read_plan_only(base["plan"]),
     )
 
 
-def _plan_only(value: Any) -> bool:
+def read_plan_only(value: Any) -> bool:
+    """The value of `plan`."""
     if type(value) is not bool:
         raise InputError(f"plan={value!r}: true says what would be run, and false runs it")
     return value
@@ -192,7 +193,8 @@ def _arm(levels: dict[str, str], factors: Factors, overrides: list[str]) -> Arm:
         raise InputError(f"{where}{error}") from None
 
 
-def _seeds(value: Any) -> list[int]:
+def read_seeds(value: Any) -> list[int]:
+    """The value of `seeds`; InputError unless they are different whole numbers."""
     if not isinstance(value, list) or not value or not all(type(s) is int and s >= 0 for s in value):
         raise InputError(f"seeds={value!r}: give a list of integers from 0 on, as in seeds=[0,1,2]")
     if len(set(value)) < len(value):
@@ -200,11 +202,13 @@ def _seeds(value: Any) -> list[int]:
     return value
 
 
-def _workers(value: Any) -> int | None:
+def read_workers(value: Any) -> int | None:
+    """The value of `workers`."""
     if value is not None and (type(value) is not int or value < 1):
         raise InputError(f"workers={value!r}: give the number of runs at the same time, at least 1, or null")
     return value
 
 
-def _digest(content: Any) -> str:
+def digest(content: Any) -> str:
+    """Short hash of plain values."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:8]

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import track
 
 from detr.checkpoint import load_official, read_weights
+from detr.config import RunConfig
 from detr.data import CocoDetection, open_split, split_paths
 from detr.models import build_model
 from detr.train import choose_device
@@ -48,7 +49,7 @@ def launch(overrides: list[str], console: Console) -> int:
         show_plan(ablation, todo, len(worker_slots(ablation.workers)), store, console)
         return 0
     if todo:
-        preflight(ablation, store, console)
+        preflight([arm.config for arm in ablation.arms], store, console)
     tracker = Tracker(store)
     parent = open_parent(ablation, folder, tracker)
     with Stop().listen() as stop:
@@ -69,20 +70,20 @@ def ablation_folder(ablation: Ablation, store: Store) -> Path:
     return store.run_root / f"{stem}.{newest + 1 if ablation.fresh or not newest else newest}"
 
 
-def preflight(ablation: Ablation, store: Store, console: Console) -> None:
+def preflight(configs: list[RunConfig], store: Store, console: Console) -> None:
     """Find what would stop a run before any of them spends time: data, images, starting weights, device."""
-    data = ablation.arms[0].config.data
+    data = configs[0].data
     for split in ("train", "val"):
         dataset = open_split(data, split)
         console.print(dataset.summary())
         if data.verify_images:
             verify_once(dataset, store.run_root / "verified", console)
-    for arm in ablation.arms:
-        choose_device(arm.config.train.device)
-        num_classes = arm.config.model.num_classes or dataset.num_classes
-        model = build_model(replace(arm.config.model, num_classes=num_classes))
-        if arm.config.model.init_from:
-            load_official(model, read_weights(arm.config.model.init_from))
+    for config in configs:
+        choose_device(config.train.device)
+        num_classes = config.model.num_classes or dataset.num_classes
+        model = build_model(replace(config.model, num_classes=num_classes))
+        if config.model.init_from:
+            load_official(model, read_weights(config.model.init_from))
 
 
 def verify_once(dataset: CocoDetection, folder: Path, console: Console) -> None:
@@ -144,17 +145,23 @@ def run_workers(todo: list[Run], parent: str, ablation: Ablation, console: Conso
 
 
 def start_worker(run: Run, parent: str, environment: dict[str, str]) -> subprocess.Popen:
-    """Write the run's directory and start its worker, in a session of its own so that Ctrl-C reaches us alone."""
+    """Write the run's directory and start its worker."""
     directory = RunDirectory.create(run, parent)
-    log = (directory.path / "worker.log").open("a")
-    return subprocess.Popen(
-        [sys.executable, "-m", "experiments.worker", str(directory.path)],
-        env=os.environ | environment | {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,
-    )
+    return spawn(["experiments.worker", str(directory.path)], directory.path / "worker.log", environment)
+
+
+def spawn(module: list[str], log: Path, environment: dict[str, str]) -> subprocess.Popen:
+    """Start `python -m module...`, in a session of its own so that Ctrl-C reaches us alone."""
+    path = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    with log.open("a") as output:
+        return subprocess.Popen(
+            [sys.executable, "-m", *module],
+            env=os.environ | environment | path,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
 
 def close_worker(run: Run, directory: RunDirectory, code: int, display: Display) -> None:

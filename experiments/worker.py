@@ -5,6 +5,7 @@
 `launch` starts one of these for every run; started by hand, it resumes a single run, under a debugger as well.
 """
 
+import shutil
 import signal
 import sys
 import time
@@ -54,10 +55,13 @@ class Stop:
                 signal.signal(number, old)
 
 
-def execute(directory: RunDirectory, tracker: Tracker, follow: Callable[[Iterator[Record]], str]) -> str:
+def execute(
+    directory: RunDirectory, tracker: Tracker, follow: Callable[[Iterator[Record]], str], keep_weights: bool = True
+) -> str:
     """Train the run, following its records; returns its state.
 
     `follow` consumes the records and says how they ended: finished, stopped or pruned. A failure ends them as failed.
+    Without `keep_weights` a run that ends leaves no weights, here or in MLflow: a sweep has many runs.
     """
     stream = MetricStream(tracker, open_run(directory, tracker), directory)
     error = ""
@@ -74,6 +78,8 @@ def execute(directory: RunDirectory, tracker: Tracker, follow: Callable[[Iterato
         except Exception as failure:  # whatever a run dies of is kept with it, and the other runs go on
             state, error = "failed", f"{type(failure).__name__}: {failure}"
             (directory.path / tracking.FAILURE).write_text(traceback.format_exc())
+        if not keep_weights and state in ("finished", "pruned"):
+            discard_weights(directory)
         publish(directory, stream, state, error)
     return state
 
@@ -121,6 +127,12 @@ def picture_detections(directory: RunDirectory) -> None:
     """Draw the detections of the last evaluation."""
     predictions, picture = directory.path / tracking.PREDICTIONS, directory.path / tracking.SAMPLES_PICTURE
     draw_samples(open_split(directory.config.data, "val"), predictions, picture)
+
+
+def discard_weights(directory: RunDirectory) -> None:
+    """Remove checkpoints and weights."""
+    shutil.rmtree(directory.path / "checkpoints", ignore_errors=True)
+    (directory.path / "best.safetensors").unlink(missing_ok=True)
 
 
 def publish(directory: RunDirectory, stream: MetricStream, state: str, error: str) -> None:

@@ -30,8 +30,8 @@ figure { margin: 14px 0; } figcaption { color: #555; font-size: 13px; }
 """
 
 
-def page(title: str, sections: Sequence[Section], evidence: Evidence) -> str:
-    """The whole page."""
+def page(title: str, sections: Sequence[Section], evidence: Evidence | None = None) -> str:
+    """The whole page; `evidence` has the pictures of sections that ask for them."""
     ids = [f"s{i}" for i in range(len(sections))]
     links = "".join(f'<a href="#{i}">{html.escape(s.heading)}</a>' for i, s in zip(ids, sections, strict=True))
     body = "".join(_section(i, s, evidence) for i, s in zip(ids, sections, strict=True))
@@ -43,14 +43,14 @@ def page(title: str, sections: Sequence[Section], evidence: Evidence) -> str:
     )
 
 
-def _section(name: str, section: Section, evidence: Evidence) -> str:
+def _section(name: str, section: Section, evidence: Evidence | None) -> str:
     parts = [f'<section id="{name}"><h2>{html.escape(section.heading)}</h2>']
     parts += [_paragraph(paragraph) for paragraph in section.paragraphs]
     if section.items:
         parts.append("<ul>" + "".join(f"<li>{html.escape(item)}</li>" for item in section.items) + "</ul>")
     parts += [table(frame) for frame in section.tables]
     parts += [_plot(plot) for plot in section.plots]
-    if section.pictures:
+    if section.pictures and evidence:
         parts += _pictures(evidence.scenes)
     return "\n".join([*parts, "</section>\n"])
 

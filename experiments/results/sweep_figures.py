@@ -20,7 +20,7 @@ CAPTIONS = {
     "history": "Value of every trial in the order of their numbers, and the best so far.",
     "intermediate_values": "What the pruner saw: the value at every evaluation.",
     "pareto_front": "Values of every trial; those that no other beats in all objectives form the front.",
-    "importances": "Share of each setting in the variance of the values (PED-ANOVA).",
+    "importances": "Share of each setting in the variance of the values (PED-ANOVA); rough with few finished trials.",
     "parallel_coordinate": "One line a finished trial through its settings.",
     "slice": "Value against each setting alone.",
     "contour": "Value over pairs of the most important settings.",
@@ -42,6 +42,7 @@ def figures(results: SweepResults) -> dict[str, go.Figure]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExperimentalWarning)
         warnings.filterwarnings("ignore", "PedAnovaImportanceEvaluator computes")  # as `_of_values` heeds
+        warnings.filterwarnings("ignore", "Some regimes for parameter")  # few trials: the caption tells
         if any(trial.intermediate_values for trial in study.trials):
             made["intermediate_values"] = visualization.plot_intermediate_values(study)
         if any(trial.datetime_start for trial in study.trials):

@@ -27,7 +27,8 @@ from experiments.store import Store, StoreError
 PLACE = "place"  # see above
 SURPLUS = "surplus"  # true: it found the place taken, did nothing, and counts for nothing
 KNOWN = "known"  # name of the recipe, for those that the sweep file knows beforehand
-REASON = "reason"  # why it was pruned or failed
+REASON = "reason"  # why it failed, or was pruned other than by the pruner
+STOPPED = "stopped"  # true: its process was asked to stop; the place goes on from there
 METRICS = "metrics"  # of its last evaluation: val/AP, val/loss, ... (mean over its seeds)
 STEPS, NUM_STEPS = "steps", "num_steps"  # optimiser steps done and planned, over its seeds
 SECONDS = "seconds"  # of training, over its seeds

@@ -1,0 +1,169 @@
+"""From the command line's overrides to a searched space, its re-runs at longer rungs, and its report."""
+
+import math
+import subprocess
+import time
+from pathlib import Path
+
+from filelock import FileLock
+from optuna.trial import TrialState
+from rich.console import Console
+
+from detr.errors import InputError
+from experiments import tracking
+from experiments.best import write_ablation
+from experiments.display import print_table
+from experiments.launch import preflight, spawn, worker_slots
+from experiments.places import MAX_DEATHS, bury, fill, search_places, states
+from experiments.results.sweep_report import best_table, spoken, title, write
+from experiments.results.sweeps import PARENT, SweepResults, trial_frame
+from experiments.rundir import write_json
+from experiments.sampling import build_pruner, build_sampler
+from experiments.store import Store, load_store
+from experiments.study import open_storage, storage_address, study_name, without_password
+from experiments.sweep_display import SweepDisplay, show_plan
+from experiments.sweep_file import Sweep, read_sweep
+from experiments.sweep_space import check_space, config_of
+from experiments.tracking import Tracker
+from experiments.trial import SEARCH, TRUST, Phase, open_phase
+from experiments.worker import Stop
+
+POLL_SECONDS = 1.0
+
+
+def search(overrides: list[str], console: Console) -> int:
+    """Check, search, run some configurations again for longer, and report; returns the exit code."""
+    store, sweep = load_store(), read_sweep(overrides)
+    base = config_of(sweep.overrides, [], {}, sweep.rungs[0], seed=0)
+    build_sampler(sweep.sampler, 0), build_pruner(sweep, base.train.evaluations)
+    places = search_places(sweep)
+    check_space(sweep.overrides, sweep.settings, sweep.known, sweep.rungs[0])
+    console.print(f"[bold]{sweep.name}[/bold]: {sweep.question}")
+    if sweep.plan_only:
+        show_plan(sweep, len(places), base, console)
+        return 0
+    known = [config_of(sweep.overrides, sweep.settings, values, sweep.rungs[0], 0) for values in sweep.known.values()]
+    preflight(known or [base], store, console)
+    address, tracker = storage_address(sweep, store), Tracker(store, store.sweeps)
+    with FileLock(store.run_root / "sweeps.lock"):  # one parent run, whoever comes first
+        name = study_name(sweep, open_storage(address, sweep, store))
+        parent = open_parent(sweep, name, address, tracker)
+    limit = 60 * sweep.time_limit_minutes if sweep.time_limit_minutes else math.inf
+    with Stop().listen() as stop:
+        phase = open_phase(SEARCH, name, sweep)
+        run_phase(phase, time.time() + limit, console, stop)
+        if len(sweep.rungs) > 1 and not stop.requested:
+            run_phase(open_phase(TRUST, name, sweep), math.inf, console, stop)
+    table = trial_frame(phase.study, sweep.objectives)
+    failed = (table["state"] == "failed").any()
+    tracker.close(parent, "stopped" if stop.requested else "failed" if failed else "finished")
+    report(sweep, store, parent, phase, tracker, console)
+    if stop.requested:
+        console.print("stopped; the same command goes on")
+        return 3
+    return 1 if failed else 0
+
+
+def open_parent(sweep: Sweep, name: str, address: str, tracker: Tracker) -> str:
+    """The sweep's MLflow run, the same again for the same study, with what is searched and how."""
+    study = open_phase(SEARCH, name, sweep).study
+    shown, folder = without_password(address), tracker.store.run_root / name
+    tags = {tracking.SWEEP: sweep.name, tracking.STUDY: name, tracking.STORAGE: shown}
+    title = f"{sweep.name} ({sweep.rungs[0]})"
+    run_id = tracker.open(study.user_attrs.get(PARENT), title, tags | {tracking.RUN_DIRECTORY: str(folder)})
+    if study.user_attrs.get(PARENT) != run_id:
+        study.set_user_attr(PARENT, run_id)
+    write_json(folder / tracking.SPEC, sweep.describe())
+    tracker.log_file(run_id, folder / tracking.SPEC)
+    tracker.note(run_id, sweep.question)
+    tracker.close(run_id, "running")
+    return run_id
+
+
+def run_phase(phase: Phase, until: float, console: Console, stop: Stop) -> None:
+    """Keep worker processes at the study until no place is left, or none may be begun any more.
+
+    They take from the study what they do, as do those that other commands have started; this one waits for those, too,
+    and takes over what they leave when they die. A worker that dies is replaced.
+    """
+    slots = worker_slots(phase.sweep.workers)
+    active: dict[int, subprocess.Popen] = {}
+    crashes, ended, asked = 0, 0, False
+    with phase.claim:
+        bury(phase.study, phase.directory, everywhere=phase.shared)
+        fill(phase.study, phase.places, failed_too=True)
+    with SweepDisplay(console, phase, until) as display:
+        while True:
+            for slot, process in list(active.items()):
+                if process.poll() is not None:
+                    crashes += check_worker(process, worker_log(phase, slot), console)
+                    del active[slot]
+            with phase.claim:
+                bury(phase.study, phase.directory, everywhere=phase.shared)
+                fill(phase.study, phase.places)
+            counts = states(phase.study)
+            display.update()
+            if counts[TrialState.COMPLETE] + counts[TrialState.PRUNED] > ended:
+                ended, crashes = counts[TrialState.COMPLETE] + counts[TrialState.PRUNED], 0
+            if crashes > MAX_DEATHS * len(slots):
+                raise InputError(f"{crashes} workers died one after the other; see {worker_log(phase, 0)}")
+            if stop.requested and not asked:
+                for process in active.values():
+                    process.terminate()  # once: it saves and leaves, and a second signal would interrupt that
+                asked = True
+            begin = counts[TrialState.WAITING] > 0 and time.time() < until and not stop.requested
+            for slot in slots:
+                if (
+                    begin
+                    and slot not in active
+                    and len(active) < counts[TrialState.WAITING] + counts[TrialState.RUNNING]
+                ):
+                    active[slot] = start_worker(phase, slot, slots[slot], until)
+            if not active and not begin and (stop.requested or not counts[TrialState.RUNNING]):
+                return
+            time.sleep(POLL_SECONDS)
+
+
+def start_worker(phase: Phase, slot: int, environment: dict[str, str], until: float) -> subprocess.Popen:
+    """A process that takes trial after trial."""
+    name = phase.folder.name
+    arguments = ["experiments.trial", name, phase.name, str(until), *phase.sweep.overrides]
+    return spawn(arguments, worker_log(phase, slot), environment)
+
+
+def worker_log(phase: Phase, slot: int) -> Path:
+    """What a worker has to say; several commands append to it."""
+    return phase.folder / f"worker-{slot}.log"
+
+
+def check_worker(process: subprocess.Popen, log: Path, console: Console) -> bool:
+    """Whether the process died; says so. InputError when it refused its input."""
+    if process.returncode in (0, 3):
+        return False
+    said = log.read_text(errors="replace").strip().splitlines()
+    last = said[-1] if said else "no message"
+    if process.returncode == 2:
+        raise InputError(last.removeprefix("error: "))
+    console.print(f"[yellow]a worker died with code {process.returncode}[/]; its trial goes on ({last[:200]})")
+    return True
+
+
+def report(sweep: Sweep, store: Store, parent: str, phase: Phase, tracker: Tracker, console: Console) -> None:
+    """Write the report and the best configuration's ablation, log both to the parent run, and say where all is."""
+    trust = open_phase(TRUST, phase.folder.name, sweep).study if len(sweep.rungs) > 1 else None
+    results = SweepResults(parent, sweep.describe(), phase.study, trust)
+    print_table(console, best_table(results), title(results))
+    for line in spoken(results):
+        console.print(line, markup=False)
+    output, best = phase.folder / tracking.REPORT, phase.folder / "best.yaml"
+    for path in write(results, output):
+        tracker.log_file(parent, path, tracking.REPORT)
+    if write_ablation(sweep, phase.study, best):
+        tracker.log_file(parent, best, tracking.REPORT)
+        console.print(f"ablation         python experiments/run.py ablation={best} seeds=[0,1,2,3,4,5]")
+    else:
+        console.print("ablation         none: no finished trial is better than what was known")
+    address = without_password(storage_address(sweep, store))
+    console.print(f"run directories  {phase.folder}\nreport           {output / 'report.html'}, report.md, *.csv")
+    console.print(f"Optuna           optuna-dashboard {address}")
+    console.print(f"MLflow           {store.tracking_uri}\nnext             make ui")

@@ -1,0 +1,47 @@
+"""Search settings over short runs, and see how far the ranks carry to longer ones.
+
+    python experiments/sweep.py sweep=lr_clip workers=2
+    python experiments/sweep.py sweep=lr_clip storage=postgresql://me@host/sweeps data=coco data.root=/data
+
+Running the same command again goes on where the study stands; running it at the same time, from another terminal or
+with the same storage from another machine, joins it. Exit codes: 0 done, 1 a trial failed, 2 the input is wrong,
+3 stopped, and the same command goes on.
+"""
+
+import os
+import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from pathlib import Path
+
+# Python put experiments/ first on the path, where the packages are not found.
+sys.path[0] = str(Path(__file__).resolve().parents[1])
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    from experiments.compose import describe  # Hydra alone: --help must not wait for torch
+
+    parser = ArgumentParser(description=__doc__, epilog=describe("search"), formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("overrides", nargs="*", metavar="setting=value", help="choices and settings, see below")
+    overrides = parser.parse_args(arguments).overrides
+
+    from rich.console import Console
+
+    from detr.errors import InputError
+    from experiments.search import search
+    from experiments.store import StoreError
+
+    try:
+        width = None if sys.stdout.isatty() else 160  # logs are not folded at 80 columns
+        return search(overrides, Console(highlight=False, width=width))
+    except (InputError, StoreError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on", file=sys.stderr)
+        return 3
+
+
+if __name__ == "__main__":
+    sys.exit(main())

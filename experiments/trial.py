@@ -1,0 +1,275 @@
+"""What a worker process of a sweep does: take a place of the study, train it, tell Optuna, and look for the next.
+
+    python -m experiments.trial STUDY PHASE UNTIL SETTING=VALUE ...
+
+`search` starts these. PHASE is search or trust (re-runs at longer rungs), UNTIL a Unix time after which no trial is
+begun. Exit codes: 0 there is nothing left to begin, 2 the input is wrong, 3 stopped.
+"""
+
+import json
+import platform
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import optuna
+from filelock import FileLock, Timeout
+from optuna.pruners import NopPruner
+from optuna.trial import Trial, TrialState
+
+from detr.errors import InputError
+from detr.train import NonFiniteLoss, Record
+from experiments.design import Run, data_fingerprint
+from experiments.places import MACHINE, Place, bury, fill, place_lock, search_places, states, trust_places
+from experiments.results.sweeps import (
+    METRICS,
+    NUM_STEPS,
+    PARENT,
+    PLACE,
+    REASON,
+    RUN_ID,
+    RUNG,
+    SECONDS,
+    STEPS,
+    STOPPED,
+    SURPLUS,
+    TRIAL,
+    TRUST_SUFFIX,
+    holders,
+)
+from experiments.rundir import RunDirectory
+from experiments.sampling import build_pruner
+from experiments.store import StoreError, load_store
+from experiments.study import open_storage, open_study, storage_address
+from experiments.sweep_file import Sweep, read_sweep
+from experiments.sweep_space import config_of, overrides_of, suggest
+from experiments.tracking import Tracker
+from experiments.worker import Stop, execute, until_stopped
+
+SEARCH, TRUST = "search", "trust"
+
+
+class Ended(Exception):
+    """A trial that neither finished nor was pruned; its attributes say why."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A study and what its trials need to know."""
+
+    name: str  # search | trust
+    sweep: Sweep
+    study: optuna.Study
+    places: dict[int, Place]
+    folder: Path  # of the sweep
+    shared: bool  # the storage is a journal: all its users share the file system and its locks
+    parent: str  # MLflow run
+
+    @property
+    def directory(self) -> Path:
+        """Folder of its places."""
+        return self.folder / ("trials" if self.name == SEARCH else "trust")
+
+    @property
+    def claim(self) -> FileLock:
+        """Held by whoever looks for work on this machine, until the trial holds the lock of its place."""
+        return FileLock(self.folder / "claim.lock")
+
+
+def open_phase(name: str, study_name: str, sweep: Sweep) -> Phase:
+    """Open the study; that of the re-runs is made on first use."""
+    store = load_store()
+    address = storage_address(sweep, store)
+    storage = open_storage(address, sweep, store)
+    evaluations = config_of(sweep.overrides, [], {}, sweep.rungs[0], seed=0).train.evaluations
+    study = open_study(study_name, sweep, storage, build_pruner(sweep, evaluations))
+    parent, folder = study.user_attrs.get(PARENT, ""), store.run_root / study_name
+    folder.mkdir(parents=True, exist_ok=True)
+    if name == SEARCH:
+        places = search_places(sweep)
+    else:
+        places = trust_places(sweep, study)
+        study = open_study(study_name + TRUST_SUFFIX, sweep, storage, NopPruner())
+    return Phase(name, sweep, study, places, folder, "://" not in address, parent)
+
+
+def refresh(phase: Phase) -> None:
+    """Bury the dead and offer what is left; the claim lock must be held."""
+    bury(phase.study, phase.directory, everywhere=phase.shared)
+    fill(phase.study, phase.places)
+
+
+def work(phase: Phase, tracker: Tracker, stop: Stop, until: float) -> None:
+    """Train trial after trial until there is nothing left to begin."""
+    while not stop.requested and time.time() < until:
+        claim = phase.claim
+        claim.acquire()
+        try:
+            refresh(phase)
+            if not states(phase.study)[TrialState.WAITING]:
+                return
+            objective = partial(run_trial, phase=phase, tracker=tracker, stop=stop, claimed=claim.release)
+            phase.study.optimize(objective, n_trials=1, catch=(Ended,))
+        finally:
+            claim.release(force=True)
+
+
+def run_trial(
+    trial: Trial, phase: Phase, tracker: Tracker, stop: Stop, claimed: Callable[[], None]
+) -> float | list[float]:
+    """Optuna's objective: hold the place, choose the values, train every seed; `claimed` gives the claim lock back."""
+    place = trial.user_attrs.get(PLACE)
+    if place is None or holders(phase.study)[place].number != trial.number:
+        trial.set_user_attr(SURPLUS, True)  # another machine was faster
+        raise Ended
+    try:
+        lock = FileLock(place_lock(phase.directory, place)).acquire(timeout=1)
+    except Timeout:
+        trial.set_user_attr(REASON, "a process that was taken for dead still works at its place")
+        raise Ended from None
+    with lock:
+        chosen = suggest(trial, phase.sweep.settings)
+        trial.set_user_attr(MACHINE, platform.node())
+        claimed()
+        return train_seeds(trial, phase, chosen, tracker, stop)
+
+
+def train_seeds(
+    trial: Trial, phase: Phase, chosen: dict[str, Any], tracker: Tracker, stop: Stop
+) -> float | list[float]:
+    """Train the trial with each of its seeds; the mean of every objective."""
+    sweep, searching = phase.sweep, phase.name == SEARCH
+    seeds = sweep.seeds if searching else sweep.trust_seeds
+    between_seeds = searching and sweep.pruner["name"] == "wilcoxon"
+    measured: list[dict[str, float]] = []
+    for i, seed in enumerate(seeds):
+        directory = run_directory(trial, phase, chosen, seed)
+        judged = searching and i == 0 and not between_seeds and len(sweep.objectives) == 1
+        state = directory.status["state"]
+        if state != "finished":  # else an earlier trial at this place came so far
+            follow = partial(until_stopped, stop=stop)
+            if judged:
+                follow = partial(judge, trial=trial, phase=phase, directory=directory, stop=stop)
+            state = execute(directory, tracker, follow, keep_weights=False)
+        elif judged:
+            report(trial, directory, sweep.metric)
+        measured.append(summary(directory))
+        note(trial, measured, directory, len(seeds))
+        settle(trial, state, directory)
+        if missing := [metric for metric in sweep.objectives if metric not in measured[-1]]:
+            trial.set_user_attr(REASON, f"no evaluation gave {missing[0]}: the validation set has nothing of that kind")
+            raise Ended
+        if between_seeds:
+            trial.report(measured[-1][sweep.metric], i)
+            if i + 1 < len(seeds) and trial.should_prune():
+                raise optuna.TrialPruned
+    values = [float(np.mean([one[metric] for one in measured])) for metric in sweep.objectives]
+    return values[0] if len(values) == 1 else values
+
+
+def run_directory(trial: Trial, phase: Phase, chosen: dict[str, Any], seed: int) -> RunDirectory:
+    """The run of one seed, in the place's folder; one that is there is taken up."""
+    sweep, attributes = phase.sweep, trial.user_attrs
+    rung = attributes.get(RUNG, sweep.rungs[0])
+    name = f"trial {attributes[PLACE]}" if phase.name == SEARCH else f"trial {attributes[TRIAL]} again, {rung}"
+    try:
+        config = config_of(sweep.overrides, sweep.settings, chosen, rung, seed)
+    except InputError as error:  # each value is fine, and the combination is not
+        trial.set_user_attr(REASON, str(error))
+        raise optuna.TrialPruned from None
+    recipes = {s.name: str(chosen[s.name]) for s in sweep.settings if s.levels and s.name in chosen}
+    run = Run(
+        name=f"{name}, seed {seed}",
+        arm=name,
+        levels=recipes,
+        config=config,
+        fingerprint=data_fingerprint(config),
+        directory=phase.directory / f"{attributes[PLACE]:03d}" / f"seed-{seed}",
+    )
+    directory = RunDirectory.create(run, phase.parent)
+    (directory.path / "overrides.json").write_text(json.dumps(overrides_of(sweep.settings, chosen)))
+    return directory
+
+
+def judge(records: Iterator[Record], trial: Trial, phase: Phase, directory: RunDirectory, stop: Stop) -> str:
+    """Follow a run, telling Optuna of every evaluation, until the pruner gives it up."""
+    for record in records:
+        last = record.step == record.num_steps
+        if phase.sweep.metric in record.metrics:
+            report(trial, directory, phase.sweep.metric)
+            if not last and trial.should_prune():
+                return "pruned"
+        if stop.requested and not last:
+            return "stopped"
+    return "finished"
+
+
+def report(trial: Trial, directory: RunDirectory, metric: str) -> None:
+    """Tell Optuna the evaluations that it has not heard of, those from before an interruption too: 1, 2, ..."""
+    values = {r["step"]: r["metrics"][metric] for r in directory.tail()[0] if metric in r["metrics"]}
+    known = trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values
+    for evaluation, step in enumerate(sorted(values), start=1):
+        if evaluation not in known:
+            trial.report(values[step], evaluation)
+
+
+def summary(directory: RunDirectory) -> dict[str, float]:
+    """What a run came to: the metrics of its last evaluation, seconds, steps done and planned."""
+    records = directory.tail()[0]
+    found: dict[str, float] = {}
+    for record in records:
+        found |= {key: value for key, value in record["metrics"].items() if key.startswith("val/")}
+    if records:
+        last = records[-1]
+        found |= {SECONDS: last["seconds"], STEPS: last["step"], NUM_STEPS: last["num_steps"]}
+    return found
+
+
+def note(trial: Trial, measured: list[dict[str, float]], directory: RunDirectory, num_seeds: int) -> None:
+    """Write to the trial what is known of it so far."""
+    shared = [key for key in measured[0] if key.startswith("val/") and all(key in one for one in measured)]
+    trial.set_user_attr(METRICS, {key: float(np.mean([one[key] for one in measured])) for key in shared})
+    for key in (STEPS, SECONDS):
+        trial.set_user_attr(key, sum(one.get(key, 0) for one in measured))
+    trial.set_user_attr(NUM_STEPS, num_seeds * measured[0].get(NUM_STEPS, 0))
+    if RUN_ID not in trial.user_attrs:
+        trial.set_user_attr(RUN_ID, directory.status.get("mlflow_run_id"))
+
+
+def settle(trial: Trial, state: str, directory: RunDirectory) -> None:
+    """Raise what Optuna is to hear of a run that did not finish."""
+    if state == "pruned":
+        raise optuna.TrialPruned
+    if state == "stopped":
+        trial.set_user_attr(STOPPED, True)
+        raise Ended
+    if state == "failed":
+        error = directory.status["error"]
+        trial.set_user_attr(REASON, error)
+        if error.startswith(NonFiniteLoss.__name__):  # the sampler is to learn from it, and the search to go on
+            raise optuna.TrialPruned
+        raise Ended
+
+
+def main(arguments: list[str]) -> int:
+    """Work at a study; returns the exit code."""
+    study_name, phase_name, until, *overrides = arguments
+    try:
+        sweep = read_sweep(overrides)
+        store = load_store()
+        phase = open_phase(phase_name, study_name, sweep)
+        with Stop().listen() as stop:
+            work(phase, Tracker(store, store.sweeps), stop, float(until))
+    except (InputError, StoreError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 3 if stop.requested else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
