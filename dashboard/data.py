@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import NamedTuple
 
 import pandas as pd
 import streamlit as st
@@ -21,6 +22,7 @@ from experiments.results.listing import list_ablations
 from experiments.results.matching import Detections, GroundTruth, Matched, load, match, read_detections, read_truth
 from experiments.results.run_states import last_signs, run_states
 from experiments.results.runs import AblationResults, load_ablation, load_annotations, load_attention, load_predictions
+from experiments.results.sections import Section
 from experiments.store import Store, load_store
 
 # A person waits: the tracking server is asked twice and for seconds, not seven times and for minutes.
@@ -38,10 +40,14 @@ def stamp() -> str:
     """Changes when the store may have changed: the state of the database's files, or the time where it is remote."""
     database = store().database
     if database is None:
-        return str(int(time.time() / TTL))
+        return _now()
     files = [database, database.with_name(f"{database.name}-wal")]
     known = [path.stat() for path in files if path.exists()]
     return " ".join(f"{one.st_mtime_ns}:{one.st_size}" for one in known)
+
+
+def _now() -> str:
+    return str(int(time.time() / TTL))
 
 
 def ablations() -> pd.DataFrame:
@@ -94,6 +100,26 @@ def query_boxes(results: AblationResults, run_id: str) -> pd.DataFrame | None:
 def attention(run_id: str) -> Attention | None:
     """The maps of a finished run; None where it stored none, AttentionError where the file is damaged."""
     return _attention(store(), run_id)
+
+
+class Sweep(NamedTuple):
+    """What a page tells of a sweep."""
+
+    label: str  # what its ranks are good for
+    is_checked: bool  # they were compared with those of longer runs
+    sections: list[Section]  # of its report
+    trials: pd.DataFrame  # of `sweeps.trial_frame`
+
+
+def sweeps() -> pd.DataFrame:
+    """All sweeps, newest first, as `sweeps.sweeps` gives them."""
+    return _sweeps(store(), stamp())
+
+
+def sweep(run_id: str, storage: str) -> Sweep:
+    """The sweep with this parent run, whose trials are in this storage. Not to be changed."""
+    journal = Path(storage)
+    return _sweep(store(), run_id, str(journal.stat().st_mtime_ns) if journal.is_file() else _now())
 
 
 @st.cache_data(max_entries=500, show_spinner=False)
@@ -153,3 +179,22 @@ def _query_boxes(store: Store, ablation: str, run_id: str, _results: AblationRes
 def _attention(store: Store, run_id: str) -> Attention | None:
     path = load_attention(store, run_id)
     return read_attention(path) if path else None
+
+
+# These load Optuna, which takes seconds: no other page waits for it.
+@st.cache_data(max_entries=4, show_spinner="Reading the list of sweeps")
+def _sweeps(store: Store, stamp: str) -> pd.DataFrame:
+    from experiments.results.sweeps import sweeps
+
+    return sweeps(store)
+
+
+@st.cache_resource(max_entries=4, show_spinner="Reading the sweep")
+def _sweep(store: Store, run_id: str, stamp: str) -> Sweep:
+    from experiments.results import sweep_report, trust
+    from experiments.results.sweeps import load_sweep, trial_frame
+
+    found = load_sweep(store, run_id)
+    label = trust.label(found)
+    trials = trial_frame(found.study, found.objectives)
+    return Sweep(label, label != trust.SCREENING, list(sweep_report.sections(found)), trials)
