@@ -15,6 +15,7 @@ sys.path = [str(HERE.parent), *(entry for entry in sys.path if entry not in (str
 from dashboard import choices, states  # noqa: E402
 from dashboard.views import ablation, compare, curves, detections, sweeps, thresholds, why  # noqa: E402
 
+st.set_page_config(page_icon=str(HERE / "icon.svg"), layout="wide")  # a page's own icon would be loaded from outside
 page = st.navigation(
     [
         st.Page(ablation.render, title="Ablation", icon=":material/balance:", url_path="ablation", default=True),
@@ -26,7 +27,6 @@ page = st.navigation(
         st.Page(compare.render, title="Compare runs", icon=":material/compare_arrows:", url_path="compare"),
     ]
 )
-st.set_page_config(page_title=f"{page.title} · DETR ablations", page_icon=str(HERE / "icon.svg"), layout="wide")
 st.html(HERE / "style.css")
 with states.told():
     choices.pick_ablation()

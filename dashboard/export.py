@@ -6,6 +6,7 @@ import pandas as pd
 import plotly.graph_objects as go
 import streamlit as st
 
+from dashboard.states import plain
 from experiments.results import glossary
 from experiments.results.report_latex import table as latex
 from experiments.results.report_markdown import table as markdown
@@ -55,11 +56,11 @@ def figure(
 
 def _below(name: str, caption: str, files: Mapping[str, tuple[str, Callable[[], str]]], hint: str = "") -> None:
     """The caption at the left, and at the right the downloads, whose files are made when they are asked for."""
-    with st.container(horizontal=True, vertical_alignment="top"):
-        st.caption(caption, width="stretch")
-        with st.popover("Export", icon=":material/download:", key=f"export-{name}", type="tertiary"):
-            if hint:
-                st.caption(hint)
-            for label, (file_name, make) in files.items():
-                key = f"download-{name}-{label}"
-                st.download_button(label, make, file_name, key=key, on_click="ignore", width="stretch")
+    left, right = st.columns([5, 1])
+    left.caption(plain(caption))
+    with right.popover("Export", icon=":material/download:", key=f"export-{name}", type="tertiary", width="stretch"):
+        if hint:
+            st.caption(hint)
+        for label, (file_name, make) in files.items():
+            key = f"download-{name}-{label}"
+            st.download_button(label, make, file_name, key=key, on_click="ignore", width="stretch")

@@ -172,4 +172,4 @@ def _runs(results: AblationResults) -> None:
         float(found["done"].fillna(0).mean()), plain(said + (f"; about {spoken(left)} left" if left == left else ""))
     )
     explained = [f"{state}: {EXPLAINED[state]}." for state in counts.index if state in EXPLAINED]
-    export.table(display_states(found), "runs", " ".join(map(plain, explained)), found)
+    export.table(display_states(found), "runs", " ".join(explained), found)

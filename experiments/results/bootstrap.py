@@ -119,7 +119,7 @@ def image_weights(rng: np.random.Generator, num_images: int, replicates: int) ->
 
 def bootstrap_ap(
     annotations_json: Annotations,
-    detections: Mapping[str, Detections | Sequence[Detections]],
+    detections: Mapping[str, Detections | Sequence[Detections | MatchTable]],
     replicates: int,
     seed: int,
     *,
@@ -129,10 +129,11 @@ def bootstrap_ap(
 ) -> pd.DataFrame:
     """Bootstrap AP (0..1): one column an arm, one row a replicate, paired: a row weighs images alike for every arm.
 
-    An arm's detections are a results list or a path. A list of those is one entry a seed, for the hierarchical
-    bootstrap: a replicate draws seeds inside the arm with replacement, independently of other arms, then images, and
-    is the mean over the seeds drawn. Resampling S seeds shows only (S - 1) / S of their variance, so claims about
-    seeds belong to `effects.paired_difference`; `resample_seeds=False` keeps every seed, leaving the images' variance.
+    An arm's detections are a results list, a path, or what `match` made of them for this metric. A list of those is
+    one entry a seed, for the hierarchical bootstrap: a replicate draws seeds inside the arm with replacement,
+    independently of other arms, then images, and is the mean over the seeds drawn. Resampling S seeds shows only
+    (S - 1) / S of their variance, so claims about seeds belong to `effects.paired_difference`; `resample_seeds=False`
+    keeps every seed, leaving the images' variance.
     """
     if replicates < 1:
         raise ValueError(f"replicates={replicates}: at least 1 is needed")
@@ -141,7 +142,10 @@ def bootstrap_ap(
     images, *arms = np.random.SeedSequence(seed).spawn(1 + len(detections))
     columns = {}
     for (arm, given), stream in zip(detections.items(), arms, strict=True):
-        tables = (match(truth, one, metric=metric, area_limits=area_limits) for one in _per_seed(given))
+        tables = (
+            one if isinstance(one, MatchTable) else match(truth, one, metric=metric, area_limits=area_limits)
+            for one in _per_seed(given)
+        )
         values = np.stack([_replicate(table, replicates, np.random.default_rng(images)) for table in tables])  # [S, B]
         shares = np.full(len(values), 1 / len(values))
         draws = np.random.default_rng(stream).multinomial(len(values), shares, size=replicates).T / len(values)

@@ -10,7 +10,7 @@ import pandas as pd
 
 from experiments.results import conditions
 from experiments.results.audit import COCO_AREA_LIMITS, COCO_CLASSES, STRATA_MIN_IMAGES, audit_row
-from experiments.results.bootstrap import bootstrap_ap, class_ap, image_weights, match
+from experiments.results.bootstrap import MatchTable, bootstrap_ap, class_ap, image_weights, match
 from experiments.results.contrasts import Contrast, comparison, contrasts
 from experiments.results.effects import factorial_effects
 from experiments.results.runs import (
@@ -59,8 +59,8 @@ def gather(store: Store, run_id: str, replicates: int | None = None) -> Evidence
         predictions = {}
     content = json.loads(annotations.read_text()) if annotations else {"images": [], "categories": []}
     replicates = replicates or (REPLICATES if len(content["images"]) <= LARGE else REPLICATES_LARGE)
-    files = {arm: [path for _, path in rows] for arm, rows in predictions.items()}
-    drawn = bootstrap_ap(content, files, replicates, SEED, resample_seeds=False) if files else pd.DataFrame()
+    tables = {arm: [match(content, path) for _, path in rows] for arm, rows in predictions.items()}
+    drawn = bootstrap_ap(content, tables, replicates, SEED, resample_seeds=False) if tables else pd.DataFrame()
     found = run_conditions(results, records, predictions, content)
     primary = next(iter(contrasts(results.design)), None)
     return Evidence(
@@ -68,7 +68,7 @@ def gather(store: Store, run_id: str, replicates: int | None = None) -> Evidence
         records={(run.arm, run.seed): records[run.arm, run.seed] for run in done.itertuples()},
         conditions=found,
         replicates=drawn,
-        classes=class_table(content, files, primary, replicates),
+        classes=class_table(tables, primary, replicates),
         effects=_effects(results, notes),
         verdicts=verdicts(results.design, done, drawn, found),
         scenes=_scenes(results, annotations, predictions, primary, notes),
@@ -121,24 +121,24 @@ def run_conditions(
     return pd.DataFrame(rows, columns=["arm", "seed", "condition", "reason"])
 
 
-def class_table(
-    content: Mapping[str, list], files: Mapping[str, Sequence[Path]], contrast: Contrast | None, replicates: int
-) -> pd.DataFrame:
+def class_table(tables: Mapping[str, Sequence[MatchTable]], contrast: Contrast | None, replicates: int) -> pd.DataFrame:
     """AP of every class on both sides of the contrast, means over arms and seeds, and the interval of the difference
     over images; the largest difference first.
+
+    tables:  arm -> what `bootstrap.match` made of the detections of each of its runs
     """
-    if contrast is None or not {*contrast.arms, *contrast.against} <= set(files):
+    if contrast is None or not {*contrast.arms, *contrast.against} <= set(tables):
         return pd.DataFrame(columns=CLASS_COLUMNS)
-    num_images = len(content["images"])
+    classes, num_images = tables[contrast.arms[0]][0].classes, len(tables[contrast.arms[0]][0].image_ids)
     weights = image_weights(np.random.default_rng(SEED), num_images, replicates)
     weights = np.concatenate([np.ones((1, num_images), dtype=weights.dtype), weights])  # the first: as they are
     sides = []
     for arms in (contrast.arms, contrast.against):
-        tables = [[match(content, path) for path in files[arm]] for arm in arms]
-        sides.append(np.mean([np.mean([class_ap(one, weights) for one in row], axis=0) for row in tables], axis=0))
+        by_arm = [np.mean([class_ap(one, weights) for one in tables[arm]], axis=0) for arm in arms]
+        sides.append(np.mean(by_arm, axis=0))
     difference = sides[0] - sides[1]  # (1 + B, K)
     rows = []
-    for k, name in enumerate(tables[0][0].classes):
+    for k, name in enumerate(classes):
         drawn = difference[1:, k][~np.isnan(difference[1:, k])]
         low, high = np.quantile(drawn, [0.025, 0.975]) if len(drawn) else (np.nan, np.nan)
         rows.append((name, sides[0][0, k], sides[1][0, k], difference[0, k], low, high))

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 
 from experiments.results import report as module
+from experiments.results.bootstrap import match
 from experiments.results.evidence import class_table, gather
 from experiments.results.report import render, report, spoken
 from experiments.results.report_latex import document, escape
@@ -121,7 +122,8 @@ def test_classes_of_equal_predictions_do_not_differ(stored, evidence, tmp_path):
     path = tmp_path / "found.json"
     path.write_text(json.dumps([{**a, "score": 0.9} for a in stored.content["annotations"]]))
     contrast = evidence.verdicts[2].contrast
-    table = class_table(stored.content, {arm: [path] for arm in (*contrast.arms, *contrast.against)}, contrast, 20)
+    perfect = [match(stored.content, path)]
+    table = class_table(dict.fromkeys([*contrast.arms, *contrast.against], perfect), contrast, 20)
     assert (table[["difference", "low", "high"]] == 0).all(axis=None) and (table["arm"] == 1).all()
 
 
