@@ -17,6 +17,7 @@ ROOT = Path(__file__).resolve().parents[1]
 CLASSES = ("<script>alert(1)</script>", "a & b_c | 50 %", "naïve")
 LEVELS = {"recipe": ["official", "abbreviated"], "clip": ["0.1", "1.0"]}
 QUALITY = {"official": 3.0, "abbreviated": 1.0}  # pixels by which boxes are off
+PLACE = ("step", "num_steps", "epoch", "samples", "seconds")
 NUM_IMAGES, WIDTH, HEIGHT, STEPS = 8, 64, 48, 20
 
 
@@ -111,11 +112,11 @@ class Builder:
         self.content = write_images(folder / "val")
         self.made = 0
 
-    def run(self, tags: dict, params: dict, metrics: dict, files: dict[str, str]) -> str:
-        """One run of MLflow; its id."""
+    def run(self, tags: dict, params: dict, points: list[tuple[str, float, int]], files: dict[str, str]) -> str:
+        """One run of MLflow with points (metric, value, step); its id."""
         self.made += 1
         run_id = self.client.create_run(self.experiment, start_time=self.made).info.run_id
-        entries = [Metric(key, value, 0, STEPS) for key, value in metrics.items()]
+        entries = [Metric(key, value, step, step) for key, value, step in points]
         pairs = [Param(key, str(value)) for key, value in params.items()]
         self.client.log_batch(run_id, entries, pairs, [RunTag(key, value) for key, value in tags.items()])
         scratch = self.folder / "scratch"
@@ -136,7 +137,7 @@ class Builder:
         state = "failed" if failed else "running" if missing else "finished"
         tags = {tracking.ABLATION: plan["name"], tracking.RUN_DIRECTORY: str(folder), tracking.STATE: state}
         files = {tracking.DESIGN: json.dumps(plan), tracking.ANNOTATIONS: json.dumps(self.content)}
-        parent = self.run(tags, {}, {}, files)
+        parent = self.run(tags, {}, [], files)
         for seed in range(num_seeds):
             for arm, levels in plan["arms"].items():
                 if (arm, seed) not in missing:
@@ -154,10 +155,10 @@ class Builder:
             tracking.ERROR: "NonFiniteLoss: step 9: the loss is nan" if failed else "",
         }  # fmt: skip
         params = {"schedule.full_epochs": 500.0, "evaluation.area_limits": "[100.0, 300.0]", "model.hidden_dim": 32}
-        metrics = {k: v for line in lines for k, v in line["metrics"].items()}
-        metrics |= {f"val/{name}": value for name, value in scores.items()}
-        metrics |= {tracking.STEP: STEPS, tracking.EPOCH: 10.0}
+        points = [(key, value, line["step"]) for line in lines for key, value in line["metrics"].items()]
+        points += [(f"progress/{key}", line[key], line["step"]) for line in lines for key in PLACE]
+        points += [(f"val/{name}", value, STEPS) for name, value in scores.items() if name != "AP"]
         files = {tracking.RECORDS: "".join(json.dumps(line) + "\n" for line in lines)}
         if not failed and not silent:
             files[tracking.PREDICTIONS] = json.dumps(found)
-        self.run(tags, params, {} if failed else metrics, files)
+        self.run(tags, params, [] if failed else points, files)

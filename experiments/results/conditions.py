@@ -18,6 +18,7 @@ STILL_FALLING = 0.01  # relative fall of the validation loss over the last tenth
 WAITING = 0.2  # share of the step time
 SPREAD = 0.01  # of boxes over images, in units of the image's sides
 VARIANCE_KEY = "diagnostics/prediction_variance_boxes"
+METRICS = ("train/loss", "val/loss", "train/wait_fraction", "train/data_time", "train/step_time", VARIANCE_KEY)  # used
 VARIANCE = 0.01  # of boxes over images, in units of the variance of the set's objects
 MIN_IMAGES = 5
 

@@ -35,6 +35,7 @@ MATCHING = {
     "diagnostics/query_use": "share of queries matched at least once",
     "diagnostics/duplicates": "share of repeated detections",
 }
+ENTROPY = "diagnostics/attention_entropy_"  # of a decoder layer, whose number follows
 SHARES = ("train/clip_fraction", "diagnostics/query_use", "diagnostics/duplicates")
 TIMES_100 = ("val/AP", "val/AR", "diagnostics/AP")  # how metrics begin that are stored in 0..1 and shown times 100
 
@@ -127,9 +128,8 @@ def arm_traces(records: Records, arm: str, key: str, arms: Sequence[str], look: 
 
 def entropy_metrics(records: Records) -> dict[str, str]:
     """The attention entropies that were logged, with their titles, by layer."""
-    prefix = "diagnostics/attention_entropy_"
-    layers = {key.removeprefix(prefix) for frame in records.values() for key in frame if key.startswith(prefix)}
-    return {f"{prefix}{layer}": f"decoder layer {layer}" for layer in sorted(layers, key=lambda x: (len(x), x))}
+    layers = {key.removeprefix(ENTROPY) for frame in records.values() for key in frame if key.startswith(ENTROPY)}
+    return {f"{ENTROPY}{layer}": f"decoder layer {layer}" for layer in sorted(layers, key=lambda x: (len(x), x))}
 
 
 def colour(arm: str, arms: Sequence[str]) -> str:

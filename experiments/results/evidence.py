@@ -12,13 +12,14 @@ from experiments.results import conditions
 from experiments.results.audit import COCO_AREA_LIMITS, COCO_CLASSES, STRATA_MIN_IMAGES, audit_row
 from experiments.results.bootstrap import MatchTable, bootstrap_ap, class_ap, image_weights, match
 from experiments.results.contrasts import Contrast, comparison, contrasts
+from experiments.results.curves import CLIPPING, ENTROPY, LOSSES, MATCHING, RATES, Records
 from experiments.results.effects import factorial_effects
+from experiments.results.histories import as_records, load_history
 from experiments.results.runs import (
     AblationResults,
     load_ablation,
     load_annotations,
     load_predictions,
-    load_records,
 )
 from experiments.results.scenes import Scene, scenes
 from experiments.results.tables import METRICS
@@ -35,7 +36,7 @@ class Evidence:
     """What is known of an ablation. Frames of AP hold 0..1; everything may be empty where nothing was stored."""
 
     results: AblationResults
-    records: dict[tuple[str, int], pd.DataFrame]  # (arm, seed) of finished runs -> `load_records`
+    records: Records  # of finished runs: the metrics that curves of the report show
     conditions: pd.DataFrame  # one row a run and condition: arm, seed, condition, reason
     replicates: pd.DataFrame  # bootstrap over images: one row a replicate, a column an arm
     classes: pd.DataFrame  # of the primary contrast: class, arm, against, difference, low, high
@@ -51,7 +52,7 @@ def gather(store: Store, run_id: str, replicates: int | None = None) -> Evidence
     results, notes = load_ablation(store, run_id), []
     done = results.finished
     ended = results.runs[results.runs["state"].isin(["finished", "failed"])]
-    records = {(run.arm, run.seed): load_records(store, run.run_id) for run in ended.itertuples()}
+    records = _records(store, ended)
     predictions = _predictions(store, results, notes)
     annotations = load_annotations(store, results)
     if annotations is None:
@@ -65,7 +66,7 @@ def gather(store: Store, run_id: str, replicates: int | None = None) -> Evidence
     primary = next(iter(contrasts(results.design)), None)
     return Evidence(
         results=results,
-        records={(run.arm, run.seed): records[run.arm, run.seed] for run in done.itertuples()},
+        records={key: records[key] for key in zip(done["arm"], done["seed"], strict=True) if key in records},
         conditions=found,
         replicates=drawn,
         classes=class_table(tables, primary, replicates),
@@ -100,10 +101,8 @@ def run_conditions(
     files = {(arm, seed): path for arm, rows in predictions.items() for seed, path in rows}
     rows = []
     for run in results.runs.to_dict("records"):
-        arm, seed = run["arm"], run["seed"]
-        if (arm, seed) not in records:
-            continue
-        frame, reasons = records[arm, seed], {}
+        arm, seed, reasons = run["arm"], run["seed"], {}
+        frame = records.get((arm, seed), pd.DataFrame())  # a run may fail before its first record
         reasons[conditions.DIVERGED] = conditions.diverged(frame, str(run["error"]))
         if run["state"] == "finished":
             reasons[conditions.UNDER_TRAINED] = conditions.under_trained(frame)
@@ -144,6 +143,13 @@ def class_table(tables: Mapping[str, Sequence[MatchTable]], contrast: Contrast |
         rows.append((name, sides[0][0, k], sides[1][0, k], difference[0, k], low, high))
     frame = pd.DataFrame(rows, columns=CLASS_COLUMNS).dropna(subset=["difference"])
     return frame.sort_values("difference", key=lambda d: -d.abs(), kind="stable").reset_index(drop=True)
+
+
+def _records(store: Store, runs: pd.DataFrame) -> Records:
+    """Histories of the metrics that conditions and the report's curves need, and of no others."""
+    needed = {*LOSSES, *RATES, *CLIPPING, *MATCHING, *conditions.METRICS}
+    keys = [key for key in runs if key in needed or key.startswith(ENTROPY)]
+    return as_records({key: load_history(store, runs["run_id"].tolist(), key) for key in keys}, runs)
 
 
 def _predictions(store: Store, results: AblationResults, notes: list[str]) -> dict[str, list[tuple[int, Path]]]:
