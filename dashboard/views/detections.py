@@ -59,7 +59,7 @@ def page(results: AblationResults, truth: GroundTruth) -> None:
         states.say("info", "Choose at least one arm that has detections.")
         return
     shown, raw = metrics(matched, threshold)
-    export.table(shown, "detections", raw)
+    export.table(shown, "detections", raw=raw)
     filtered = bool(labels) or size != detected.ANY or len(outcomes) < len(OUTCOMES)
     images = in_order(list(matched.values()), order, threshold, outcomes if filtered else ())
     chosen, is_large = navigate(truth, images)

@@ -1,11 +1,10 @@
 """Paired bootstrap of COCO AP over validation images: exact, and without evaluating again.
 
-A bootstrap sample of images is a reweighting of them. COCOeval therefore matches each arm's detections once (`match`),
-and a replicate only accumulates again (`weighted_ap`), an image that was drawn three times counting three times.
+A bootstrap sample of images is a reweighting of them. Each arm's detections are therefore matched once (`match`), as
+COCOeval does it, and a replicate only accumulates again (`weighted_ap`), an image that was drawn three times counting
+three times.
 """
 
-import contextlib
-import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,16 +12,17 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 from scipy import sparse
+
+from experiments.results import matching
+from experiments.results.matching import MAX_DETECTIONS
 
 Annotations = dict | str | Path
 Detections = list[dict] | str | Path  # a COCO results list, or the JSON file of one
 
 METRICS = ("AP", "AP50", "AP75", "APS", "APM", "APL")
 AREA_LIMITS = (1024, 9216)  # pixels: COCO's small | medium | large
-MAX_DETECTIONS = 100  # per image and class, as in the COCO metrics
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_THRESHOLDS = np.linspace(0, 1, 101)  # COCOeval's, to the last bit: 0.01 * r is not always r / 100
 CHUNK = 64  # replicates at once: a class's arrays stay in a core's cache
 
@@ -55,23 +55,32 @@ def match(
     metric: str = "AP",
     area_limits: tuple[float, float] = AREA_LIMITS,
 ) -> MatchTable:
-    """Match detections to ground truth with COCOeval.evaluate at the IoU thresholds and the area range of `metric`.
+    """Match detections to ground truth as COCOeval does, at the IoU thresholds and the area range of `metric`.
 
     `area_limits` are the pixel areas that separate small from medium and medium from large objects. Annotations may
-    lack `iscrowd` (0) and `area` (width times height). ValueError for an unknown metric or image.
+    lack `iscrowd` (0) and `area` (width times height). ValueError for an unknown metric or image, and for scores and
+    boxes that are no numbers.
     """
-    truth = _read(annotations)
-    evaluator = _evaluate(truth, _read(detections), metric, area_limits)
-    names = {category["id"]: category["name"] for category in truth["categories"]}
-    num_images = len(evaluator.params.imgIds)
-    # evalImgs is flat over (class, the one area range, image); None where a class has neither truth nor detection
-    rows = [evaluator.evalImgs[k * num_images : (k + 1) * num_images] for k in range(len(evaluator.params.catIds))]
-    counts = [[0 if one is None else np.count_nonzero(one["gtIgnore"] == 0) for one in row] for row in rows]
+    if metric not in METRICS:
+        raise ValueError(f"metric={metric!r}: choose one of {', '.join(METRICS)}")
+    truth = matching.read_truth(_read(annotations))
+    found = _strictly(truth, _read(detections))
+    small, large = area_limits
+    area = {"APS": (0, small), "APM": (small, large), "APL": (large, 1e10)}.get(metric, (0, 1e10))
+    ious = [float(metric[2:]) / 100] if metric in ("AP50", "AP75") else IOU_THRESHOLDS.tolist()
+    matched = [matching.match(found, area, iou) for iou in ious]
+    counts = np.zeros((len(truth.classes), len(truth.image_ids)))
+    counted = ~matched[0].truth_ignored
+    np.add.at(counts, (truth.label[counted], truth.image[counted]), 1)
+    by_class = [np.flatnonzero(found.label == k) for k in range(len(truth.classes))]
     return MatchTable(
-        image_ids=tuple(int(image) for image in evaluator.params.imgIds),
-        classes=tuple(names[category] for category in evaluator.params.catIds),
-        truth=sparse.csr_array(np.array(counts, dtype=np.float64).reshape(len(rows), num_images)),
-        curves=tuple(_curves(row, len(evaluator.params.iouThrs)) for row in rows),
+        image_ids=tuple(truth.image_ids.tolist()),
+        classes=truth.classes,
+        truth=sparse.csr_array(counts),
+        curves=tuple(
+            tuple(_curve(found.image[d], ~one.ignored[d], one.hit[d], len(truth.image_ids)) for one in matched)
+            for d in by_class
+        ),
     )
 
 
@@ -178,19 +187,6 @@ def _interpolated(curve: Curve, drawn: np.ndarray, truth: np.ndarray) -> np.ndar
     return (envelope * np.diff(reached, axis=0, prepend=0)).sum(axis=0) / len(RECALL_THRESHOLDS)
 
 
-def _curves(evaluated: list[dict | None], num_thresholds: int) -> tuple[Curve, ...]:
-    """The curve of one class at each IoU threshold, from COCOeval's result for each of the N images in order."""
-    present = [(n, one) for n, one in enumerate(evaluated) if one is not None]
-    image = np.repeat([n for n, _ in present], [len(one["dtScores"]) for _, one in present]).astype(np.intp)
-    scores = np.concatenate([np.zeros(0), *(one["dtScores"] for _, one in present)])
-    none = np.zeros((num_thresholds, 0), dtype=bool)
-    matched = np.concatenate([none, *(one["dtMatches"] > 0 for _, one in present)], axis=1)  # (T, D)
-    counted = np.concatenate([none, *(~one["dtIgnore"] for _, one in present)], axis=1)
-    order = np.argsort(-scores, kind="mergesort")  # stable, as in COCOeval: ties stay in the order of the images
-    image, matched, counted = image[order], matched[:, order], counted[:, order]
-    return tuple(_curve(image, c, m & c, len(evaluated)) for m, c in zip(matched, counted, strict=True))
-
-
 def _curve(image: np.ndarray, counted: np.ndarray, hit: np.ndarray, num_images: int) -> Curve:
     """One curve from the sorted detections: image index, counted and true positive, each [D]."""
     ends = np.concatenate([[0], np.cumsum(counted)[hit]])  # (J + 1)
@@ -199,37 +195,17 @@ def _curve(image: np.ndarray, counted: np.ndarray, hit: np.ndarray, num_images: 
     return Curve(image[hit], steps)
 
 
-def _evaluate(truth: dict, detections: list[dict], metric: str, area_limits: tuple[float, float]) -> COCOeval:
-    """Run COCOeval.evaluate for the one area range and the IoU thresholds that `metric` needs."""
-    if metric not in METRICS:
-        raise ValueError(f"metric={metric!r}: choose one of {', '.join(METRICS)}")
-    images = {image["id"] for image in truth["images"]}
-    for detection in detections:
-        if detection["image_id"] not in images:
-            raise ValueError(f"a detection is for image {detection['image_id']}, which the annotations do not have")
-    small, large = area_limits
-    areas = {"APS": [0, small], "APM": [small, large], "APL": [large, 1e10]}
-    found = [{key: one[key] for key in ("image_id", "category_id", "bbox", "score")} for one in detections]
-    with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports its progress with print
-        evaluator = COCOeval(index_boxes(truth, truth["annotations"]), index_boxes(truth, found), "bbox")
-        if metric in ("AP50", "AP75"):
-            evaluator.params.iouThrs = np.array([float(metric[2:]) / 100])
-        evaluator.params.areaRng = [areas.get(metric, [0, 1e10])]
-        evaluator.params.maxDets = [MAX_DETECTIONS]
-        evaluator.evaluate()
-    return evaluator
-
-
-def index_boxes(truth: dict, boxes: list[dict]) -> COCO:
-    """Index boxes by image and class, on copies since COCOeval writes to them.
-
-    Ids are given anew: pycocotools reads a match with annotation 0 as no match.
-    """
-    coco = COCO()
-    filled = [{"iscrowd": 0, "area": box["bbox"][2] * box["bbox"][3], **box, "id": n} for n, box in enumerate(boxes, 1)]
-    coco.dataset = {"images": truth["images"], "categories": truth["categories"], "annotations": filled}
-    coco.createIndex()
-    return coco
+def _strictly(truth: matching.GroundTruth, rows: list[dict]) -> matching.Detections:
+    """The detections; ValueError where some could not count, so that no AP rests on a part of them unnoticed."""
+    known = set(truth.image_ids.tolist())
+    for row in rows:
+        if row["image_id"] not in known:
+            raise ValueError(f"a detection is for image {row['image_id']}, which the annotations do not have")
+    found = matching.read_detections(truth, rows)
+    faults = {reason: number for reason, number in found.left_out.items() if reason != matching.UNKNOWN_CLASS}
+    if faults:
+        raise ValueError(", ".join(f"{number} detections {reason}" for reason, number in faults.items()))
+    return found
 
 
 def _read(given: dict | list | str | Path) -> dict | list:

@@ -14,10 +14,10 @@ from typing import Any
 import numpy as np
 from pycocotools import mask
 
-from experiments.results.bootstrap import MAX_DETECTIONS
-
 IOU = 0.5  # from here on a detection lies on an object
 BACKGROUND = 0.1  # up to here it lies on none (Bolya et al. 2020)
+MAX_DETECTIONS = 100  # per image and class, as in the COCO metrics
+UNKNOWN_CLASS = "of classes that the annotations do not have"  # COCOeval passes over them
 LIMIT = 1e9  # pixels; no image has a box beyond
 
 
@@ -185,7 +185,7 @@ def read_detections(truth: GroundTruth, rows: Sequence[Mapping[str, Any]]) -> De
     label, label_known = _index(truth.category_ids, category)
     faults = {
         "of images that the annotations do not have": ~image_known,
-        "of classes that the annotations do not have": image_known & ~label_known,
+        UNKNOWN_CLASS: image_known & ~label_known,
         "whose score is not a number": image_known & label_known & ~np.isfinite(score),
     }
     bad_box = ~(np.abs(box) < LIMIT).all(axis=1) | (box[:, 2:] < 0).any(axis=1)  # NaN compares False
