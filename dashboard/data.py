@@ -13,13 +13,14 @@ from typing import NamedTuple
 import pandas as pd
 import streamlit as st
 
+from experiments.results import comparison, queries
 from experiments.results import evidence as gathering
-from experiments.results import queries
 from experiments.results.attention import Attention, read_attention
 from experiments.results.histories import load_history
 from experiments.results.image_files import embed
 from experiments.results.listing import list_ablations
 from experiments.results.matching import Detections, GroundTruth, Matched, load, match, read_detections, read_truth
+from experiments.results.reader import StoredRun
 from experiments.results.run_states import last_signs, run_states
 from experiments.results.runs import AblationResults, load_ablation, load_annotations, load_attention, load_predictions
 from experiments.results.sections import Section
@@ -58,6 +59,11 @@ def ablations() -> pd.DataFrame:
 def results(run_id: str) -> AblationResults:
     """Design and runs of the ablation with this parent run."""
     return _results(store(), run_id, stamp())
+
+
+def all_runs() -> tuple[list[StoredRun], dict[str, str]]:
+    """Every run of the store, and what the parents are called (`comparison.groups`)."""
+    return _all_runs(store(), stamp())
 
 
 def states(results: AblationResults) -> pd.DataFrame:
@@ -136,6 +142,11 @@ def _ablations(store: Store, stamp: str) -> pd.DataFrame:
 @st.cache_data(max_entries=32, show_spinner="Reading the runs of the ablation")
 def _results(store: Store, run_id: str, stamp: str) -> AblationResults:
     return load_ablation(store, run_id)
+
+
+@st.cache_data(max_entries=2, show_spinner="Reading all runs")
+def _all_runs(store: Store, stamp: str) -> tuple[list[StoredRun], dict[str, str]]:
+    return comparison.all_runs(store), comparison.groups(store)
 
 
 @st.cache_data(max_entries=64, show_spinner="Reading the curves")
