@@ -25,7 +25,7 @@ def table(
     aside:  positions of rows in grey, which are no results of the ablation
     """
     columns = {str(c): st.column_config.Column(help=glossary.explain(str(c))) for c in shown.columns}
-    styled = shown.style.apply(lambda row: [GREY if row.name in aside else ""] * len(row), axis=1)
+    styled = shown.style.apply(lambda row: [GREY if row.name in aside else ""] * len(row), axis=1).format(precision=3)
     st.dataframe(styled, hide_index=True, column_config=columns, height="content")
     texts, full = shown.astype(str), shown if raw is None else raw
     files = {
@@ -33,16 +33,21 @@ def table(
         "Markdown": (f"{name}.md", lambda: markdown(texts) + "\n"),
         "LaTeX": (f"{name}.tex", lambda: latex(texts) + "\n"),
     }
-    _below(name, caption, files)
+    _below(name, caption, files, {str(column): str(column) for column in shown.columns})
 
 
 def figure(
-    drawn: go.Figure, name: str, caption: str = "", frame: pd.DataFrame | Callable[[], pd.DataFrame] | None = None
+    drawn: go.Figure,
+    name: str,
+    caption: str = "",
+    frame: pd.DataFrame | Callable[[], pd.DataFrame] | None = None,
+    metrics: Mapping[str, str] | None = None,
 ) -> None:
     """A figure, its caption, and its export: SVG by the camera above it; HTML, whose camera makes PNG; CSV.
 
-    name:   of the files, unique on the page
-    frame:  the data behind it, or what makes it: in full, also where lines are averaged for drawing
+    name:     of the files, unique on the page
+    frame:    the data behind it, or what makes it: in full, also where lines are averaged for drawing
+    metrics:  what it shows, key -> title, to be explained beside it
     """
     drawn.update_layout(uirevision=name)  # a refresh keeps the zoom
     svg = LOGO | {"toImageButtonOptions": {"format": "svg", "filename": name}}
@@ -51,13 +56,23 @@ def figure(
     files = {"HTML": (f"{name}.html", lambda: drawn.to_html(include_plotlyjs=True, config=png))}
     if frame is not None:
         files["CSV"] = (f"{name}-data.csv", lambda: (frame() if callable(frame) else frame).to_csv(index=False))
-    _below(name, caption, files, "SVG: the camera above the figure. PNG: the camera in the HTML file.")
+    _below(name, caption, files, metrics or {}, "SVG: the camera above the figure. PNG: the camera in the HTML file.")
 
 
-def _below(name: str, caption: str, files: Mapping[str, tuple[str, Callable[[], str]]], hint: str = "") -> None:
-    """The caption at the left, and at the right the downloads, whose files are made when they are asked for."""
-    left, right = st.columns([5, 1])
+def _below(
+    name: str,
+    caption: str,
+    files: Mapping[str, tuple[str, Callable[[], str]]],
+    metrics: Mapping[str, str],
+    hint: str = "",
+) -> None:
+    """The caption at the left; at the right what the metrics mean, and the downloads, made when they are asked for."""
+    left, middle, right = st.columns([8, 1.6, 1.6])
     left.caption(plain(caption))
+    words = [(title, glossary.explain(key)) for key, title in metrics.items()]
+    if any(text for _, text in words):
+        with middle.popover("Meaning", icon=":material/help:", key=f"meaning-{name}", type="tertiary", width="stretch"):
+            st.markdown("\n".join(f"- **{plain(title)}**: {plain(text)}" for title, text in words if text))
     with right.popover("Export", icon=":material/download:", key=f"export-{name}", type="tertiary", width="stretch"):
         if hint:
             st.caption(hint)

@@ -144,8 +144,8 @@ class Builder:
                     self.child(parent, arm, levels, seed, (arm, seed) in failed, (arm, seed) in silent)
         return parent
 
-    def child(self, parent: str, arm: str, levels: dict, seed: int, failed: bool, silent: bool) -> None:
-        """One run of an arm."""
+    def child(self, parent: str, arm: str, levels: dict, seed: int, failed: bool, silent: bool) -> str:
+        """One run of an arm; its id."""
         found = detections(self.content, QUALITY[levels["recipe"]], 2 * seed + (levels["clip"] == "1.0"))
         scores = {name: ap(self.content, found, metric=name) for name in ("AP", "AP50", "AP75")}
         lines = records(levels, seed, scores["AP"])
@@ -161,4 +161,4 @@ class Builder:
         files = {tracking.RECORDS: "".join(json.dumps(line) + "\n" for line in lines)}
         if not failed and not silent:
             files[tracking.PREDICTIONS] = json.dumps(found)
-        self.run(tags, params, [] if failed else points, files)
+        return self.run(tags, params, [] if failed else points, files)

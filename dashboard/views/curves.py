@@ -79,7 +79,7 @@ def _draw(
             continue
         caption = "Lines are means over seeds, bands reach from the lowest to the highest seed." * (not look.each_seed)
         caption = " ".join([caption, curves.averaged(records, metrics)]).strip()
-        export.figure(drawn, name.lower().replace(" ", "-"), caption, partial(all_points, histories, runs))
+        export.figure(drawn, name.lower().replace(" ", "-"), caption, partial(all_points, histories, runs), metrics)
         for odd in not_finite({key: histories[key] for key in known}, runs).itertuples():
             states.say(
                 "warning",

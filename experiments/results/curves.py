@@ -69,7 +69,7 @@ def panels(
     columns = min(3, len(present))
     rows = -(-len(present) // columns)
     titles = [html.escape(metrics[key]) for key in present]
-    height = 110 + 310 * rows
+    height = 90 + 310 * rows
     spacing = {"horizontal_spacing": 0.07, "vertical_spacing": 115 / height}
     figure = make_subplots(rows, columns, subplot_titles=titles, **spacing)
     shown: set[str] = set()
@@ -143,14 +143,14 @@ def dash(arm: str, arms: Sequence[str]) -> str:
     return DASHES[(position + position // len(PALETTE)) % len(DASHES)]
 
 
-def styled(figure: go.Figure, height: int, entries: int = 0) -> go.Figure:
-    """The look that all figures share; `entries` of the legend beyond four make the figure higher."""
-    extra = 20 * max(0, -(-entries // 2) - 2)
+def styled(figure: go.Figure, height: int, entries: int = 4) -> go.Figure:
+    """The look that all figures share: the plot in `height` pixels, and below it a legend of `entries`, two a row."""
+    rows = max(1, -(-entries // 2))
     figure.update_layout(
         template="plotly_white",
-        height=height + extra,
-        margin={"l": 60, "r": 20, "t": 40, "b": 90 + extra},
-        legend={"orientation": "h", "y": -58 / (height - 130), "yanchor": "top"},
+        height=height + 21 * rows,
+        margin={"l": 60, "r": 20, "t": 40, "b": 60 + 21 * rows},
+        legend={"orientation": "h", "yref": "container", "y": 0, "yanchor": "bottom"},
         font={"family": "system-ui, sans-serif", "size": 13},
     )
     figure.update_annotations(font_size=13)

@@ -2,14 +2,75 @@
 
 import re
 
+from experiments.results import signals
+
 WORDS = {
     "AP": "Average precision, times 100: how well boxes of all classes are found and placed, averaged over ten "
     "required overlaps from 0.50 to 0.95. Higher is better.",
     "AP50": "AP that asks only for an overlap (intersection over union) of 0.50.",
     "AP75": "AP that asks for an overlap (intersection over union) of 0.75.",
-    "APS": "AP of small objects: below 32 x 32 pixels on COCO.",
+    "APS": "AP of small objects: below 32 x 32 pixels on COCO; a smaller set may draw the line elsewhere.",
     "APM": "AP of objects of medium size: 32 x 32 to 96 x 96 pixels on COCO.",
     "APL": "AP of large objects: above 96 x 96 pixels on COCO.",
+    "AR1": "Average recall with one detection an image: the share of objects found, averaged over the overlaps of AP.",
+    "AR10": "Average recall with ten detections an image.",
+    "AR100": "Average recall with a hundred detections an image: how much is found at all, whatever else is shown.",
+    "ARS": "Average recall of small objects.",
+    "ARM": "Average recall of objects of medium size.",
+    "ARL": "Average recall of large objects.",
+    "loss": "What training makes small: the weighted sum of class, box L1 and box GIoU losses over all decoder layers.",
+    "loss_ce": "Class loss of the last decoder layer: cross-entropy over the classes and 'no object'.",
+    "loss_bbox": "Distance of matched boxes from their objects, as shares of the image's sides (L1).",
+    "loss_giou": "How little matched boxes overlap their objects: 1 minus the generalised intersection over union.",
+    "class_error": "Per cent of matched queries whose likeliest class is wrong.",
+    "cardinality_error": "By how many the number of detections that are not 'no object' misses the number of objects.",
+    "lr": "Learning rate of everything but the backbone.",
+    "lr_backbone": "Learning rate of the backbone.",
+    "grad_norm": "Length of the gradient before clipping. Above the clip norm the gradient is scaled down to it.",
+    "clip_scale": "Factor by which clipping scaled the gradient: 1 where it left it alone.",
+    "data_time": "Seconds of a step that went into waiting for images.",
+    "step_time": "Seconds of a whole step.",
+    "step": "Optimiser steps done.",
+    "epoch": "Times that the training set was seen.",
+    "samples": "Training images seen.",
+    "num_steps": "Optimiser steps of the whole run.",
+    # columns of tables
+    "arm": "One combination of the levels that the ablation compares.",
+    "seeds": "Finished runs of the planned ones. Each seed is a training of its own.",
+    "seed": "Fixes the starting weights and the order of images; arms are compared seed by seed.",
+    "interval over seeds": "95 % t interval over seeds: what other trainings would give on the same images.",
+    "interval over images": "95 % bootstrap interval over validation images: what these trained models would give on "
+    "other images. It says nothing of other seeds.",
+    "difference (seeds)": "Mean AP points by which the arm is above the baseline with the same seed; in brackets the "
+    "number of seeds that both have.",
+    "its interval": "95 % t interval over seeds of the difference. Without two seeds there is none.",
+    "difference": "AP points of the first side minus the second, mean over same-seed pairs.",
+    "val loss": "Loss on the validation set, mean ± standard deviation over seeds. Lower is better.",
+    "steps": "Optimiser steps done.",
+    "epochs": "Times that the training set was seen.",
+    "clipped": "Share of the steps whose gradient was longer than the clip norm and was scaled down. Where it is 100 % "
+    "in two arms, their clip norms differ by a factor that AdamW cancels.",
+    "minutes": "Minutes of training.",
+    "note": "Runs that are missing or failed; for published results, in which setting they were measured.",
+    "contrast": "What is compared with what.",
+    "role": "Primary: what the ablation is for. Secondary: the other factors, corrected by Holm. Exploratory: not "
+    "corrected for the number of comparisons.",
+    "verdict": "Better and worse need six seeds and p below 0.05; equivalent needs six seeds and an interval that lies "
+    "within the margin.",
+    "p": "Probability of so large a difference if there were none; after Holm's correction for secondary contrasts.",
+    "changes": "Settings that differ between the two sides.",
+    "effect": "A factor's level against its baseline level, or two factors together.",
+    "kind": "Main: one factor, averaged over the others. Interaction: how far two factors do not simply add up.",
+    "estimate": "AP points.",
+    "runs": "Number of runs that the figure rests on.",
+    "condition": "What is wrong with a run; the rules stand below the table.",
+    "reason": "What was seen.",
+    "state": "How far the run is.",
+    "done": "Share of the run's optimiser steps.",
+    "time left": "Of this run, at its speed so far.",
+    "error": "Why the run ended.",
+    "of": "Ablation or sweep of the run, else its experiment.",
+    # at a score threshold
     "hits": "Detections from the threshold on that overlap an object of their class by at least half (IoU 0.5). Each "
     "object is found once, by its best detection.",
     "false alarms": "Detections from the threshold on that are no hits. Those on crowds count neither way.",
@@ -17,10 +78,11 @@ WORDS = {
     "precision": "hits / (hits + false alarms): how much of what is shown is right. All classes and images together.",
     "recall": "hits / (hits + misses): how many of the objects are found. All classes and images together.",
     "F1": "Harmonic mean of precision and recall: high only where both are.",
-    "seeds": "Finished runs of the planned ones. Each seed is a training of its own.",
 }
 
 
 def explain(name: str) -> str | None:
     """What a metric or column means; None where the glossary does not know it."""
-    return WORDS.get(re.sub(r"^val/", "", name))
+    if name.startswith("val/AP/"):
+        return f"AP of the class {name.removeprefix('val/AP/')} alone."
+    return signals.explain(name) or WORDS.get(re.sub(r"^(train|val|progress)/", "", name))

@@ -31,6 +31,52 @@ def test_long_lines_are_averaged_and_keep_their_mean():
     assert band["mean"].mean() == pytest.approx(499.5)
 
 
+def test_averages_are_told():
+    assert curves.averaged({("b", 0): line([1.0] * curves.POINTS)}, curves.LOSSES) == ""
+    told = curves.averaged({("b", 0): line([1.0] * 1000)}, curves.LOSSES)
+    assert "here up to 1000" in told and "200 means" in told
+
+
+def test_values_that_are_not_finite_are_not_drawn():
+    band = curves.seed_band({("b", 0): line([1.0, np.inf, np.nan, 2.0])}, "b", "val/loss")
+    assert band["step"].tolist() == [1, 4] and band["high"].max() == 2
+
+
+def test_curves_over_time_stand_at_the_mean_of_their_seeds():
+    frames = [line([5.0, 4.0, 3.0]).assign(seconds=seconds) for seconds in ([1, 2, 3], [3, np.nan, 9])]
+    band = curves.seed_band({("b", i): frame for i, frame in enumerate(frames)}, "b", "val/loss", "seconds")
+    assert band["x"].tolist() == [2, 4, 6]
+
+
+def test_smoothing_leaves_the_raw_line_and_evaluations_alone():
+    records = {("b", 0): line([4.0, 0.0, 0.0], "train/loss").assign(**{"val/loss": [4.0, 0.0, 0.0]})}
+    look = curves.Look(smoothing=0.5)
+    raw, smooth = curves.arm_traces(records, "b", "train/loss", ARMS, look)
+    assert list(raw.y) == [4, 0, 0] and raw.opacity < 1 and not raw.showlegend
+    assert list(smooth.y) == pytest.approx([4, 4 / 3, 4 / 7]) and smooth.showlegend
+    (evaluation,) = curves.arm_traces(records, "b", "val/loss", ARMS, look)
+    assert list(evaluation.y) == [4, 0, 0]
+
+
+def test_each_seed_may_have_its_line():
+    records = {("b", i): line([float(i), 1.0]) for i in range(3)}
+    lines = curves.arm_traces(records, "b", "val/loss", ARMS, curves.Look(each_seed=True))
+    assert [one.y[0] for one in lines] == [0, 1, 2] and [one.showlegend for one in lines] == [True, False, False]
+    assert len({one.line.color for one in lines}) == 1
+
+
+def test_axes_follow_the_look():
+    figure = curves.panels(
+        {("b", 0): line([1.0])}, curves.LOSSES, ARMS, curves.Look(over="epoch", log_x=True, log_y=True)
+    )
+    assert figure.layout.xaxis.title.text == "epoch" and figure.layout.xaxis.type == figure.layout.yaxis.type == "log"
+
+
+def test_thirty_arms_look_all_different():
+    arms = [str(i) for i in range(30)]
+    assert len({(curves.colour(arm, arms), curves.dash(arm, arms)) for arm in arms}) == 30
+
+
 def test_an_arm_keeps_its_colour_where_others_are_missing():
     both = curves.panels({(ARMS[0], 0): line([1.0]), ("b", 0): line([2.0])}, curves.LOSSES, ARMS)
     one = curves.panels({("b", 0): line([2.0])}, curves.LOSSES, ARMS)
