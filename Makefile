@@ -12,16 +12,26 @@ help:  ## list the commands
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	@touch $@
 
+# For tests/browser: the browser that is there, else playwright's, else the system's package.
+.venv/browser: .venv/installed
+	@for name in chromium chromium-browser google-chrome google-chrome-stable; do command -v $$name && break; done \
+	  || $(BIN)/playwright install chromium \
+	  || { [ "$$(id -u)" = 0 ] && apt-get update && apt-get install --yes chromium; } \
+	  || { echo "No browser can be had here: the tests of tests/browser will be skipped."; exit 0; } \
+	  && touch $@
+
 setup: .venv/installed  ## create .venv and install the project
 
 ablation: setup  ## train and compare the arms of ablation=lr_clip on the built-in set
 	$(BIN)/python experiments/run.py ablation=lr_clip
 
-test: setup  ## run the tests
+browser: .venv/browser  ## install a browser for the tests of the dashboard, where there is none
+
+test: setup browser  ## run the tests
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 ui: setup  ## start the MLflow UI on the store of mlflow.yaml
 	$(BIN)/python -m experiments.store
 
-.PHONY: help setup ablation test ui
+.PHONY: help setup ablation browser test ui

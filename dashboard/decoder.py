@@ -142,7 +142,7 @@ def _image(truth: GroundTruth, maps: list[Attention]) -> int | None:
         return None
     text = "The images on which diagnostics look at the attention (train.probe_images), the same in all runs."
     files = dict(zip(shown, (truth.files[n] for n in shown), strict=True))
-    return st.selectbox("Image", shown, key="image", bind=choices.BIND, help=text, format_func=files.get)
+    return st.selectbox("Image", shown, key="picture", bind=choices.BIND, help=text, format_func=files.get)
 
 
 def _mapped(boxes: pd.DataFrame, attention: Attention, image_id: int) -> pd.DataFrame:
