@@ -6,7 +6,7 @@ state of the runs that it rests on, so that a run in progress does not throw awa
 
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,12 +16,15 @@ import streamlit as st
 from experiments.results import comparison, queries
 from experiments.results import evidence as gathering
 from experiments.results.attention import Attention, read_attention
+from experiments.results.bootstrap import MatchTable, tabulate
+from experiments.results.contrasts import SECONDARY, Contrast
 from experiments.results.histories import load_history
 from experiments.results.image_files import embed
 from experiments.results.listing import list_ablations
 from experiments.results.matching import Detections, GroundTruth, Matched, load, match, read_detections, read_truth
 from experiments.results.reader import StoredRun
 from experiments.results.run_states import last_signs, run_states
+from experiments.results.run_summary import RunSummary
 from experiments.results.runs import AblationResults, load_ablation, load_annotations, load_attention, load_predictions
 from experiments.results.sections import Section
 from experiments.store import Store, load_store
@@ -128,6 +131,18 @@ def sweep(run_id: str, storage: str) -> Sweep:
     return _sweep(store(), run_id, str(journal.stat().st_mtime_ns) if journal.is_file() else _now())
 
 
+def summary(results: AblationResults, run_id: str, labels: tuple[int, ...] = ()) -> RunSummary | None:
+    """Curves and errors of a finished run, of some classes or of all; None where its detections were not stored."""
+    return _summary(store(), results.run_id, run_id, labels, results)
+
+
+def class_differences(
+    results: AblationResults, arm: Sequence[str], against: Sequence[str], replicates: int
+) -> pd.DataFrame:
+    """`evidence.class_table` of two arms, by their run ids; without replicates there are no intervals."""
+    return _class_differences(store(), results.run_id, tuple(arm), tuple(against), replicates, results)
+
+
 @st.cache_data(max_entries=500, show_spinner=False)
 def image(folder: Path | None, file_name: str, size: tuple[int, int], max_side: int) -> tuple[str, str]:
     """`image_files.embed`."""
@@ -170,6 +185,35 @@ def _truth(store: Store, run_id: str, _results: AblationResults) -> GroundTruth 
 def _detections(store: Store, ablation: str, run_id: str, _results: AblationResults) -> Detections | None:
     path, truth = load_predictions(store, run_id), _truth(store, ablation, _results)
     return read_detections(truth, load(path)) if path and truth else None
+
+
+@st.cache_resource(max_entries=64, show_spinner="Counting errors")
+def _summary(
+    store: Store, ablation: str, run_id: str, labels: tuple[int, ...], _results: AblationResults
+) -> RunSummary | None:
+    matched = _matched(store, ablation, run_id, (0.0, 1e10), _results)
+    if matched is None:
+        return None
+    return RunSummary(matched.restricted(labels) if labels else matched)
+
+
+@st.cache_resource(max_entries=64, show_spinner="Matching at ten overlaps")
+def _match_table(store: Store, ablation: str, run_id: str, _results: AblationResults) -> MatchTable | None:
+    found = _detections(store, ablation, run_id, _results)
+    return tabulate(found) if found else None
+
+
+@st.cache_data(max_entries=32, show_spinner="Comparing classes")
+def _class_differences(
+    store: Store, ablation: str, arm: tuple[str, ...], against: tuple[str, ...], replicates: int,
+    _results: AblationResults,
+) -> pd.DataFrame:  # fmt: skip
+    sides = {
+        name: [table for run in runs if (table := _match_table(store, ablation, run, _results))]
+        for name, runs in (("arm", arm), ("against", against))
+    }
+    known = {name: tables for name, tables in sides.items() if tables}
+    return gathering.class_table(known, Contrast("", SECONDARY, (("arm", "against"),)), replicates)
 
 
 @st.cache_resource(max_entries=64, show_spinner="Matching detections and objects")

@@ -1,6 +1,6 @@
 """Detections of the arms that a page shows, with a word for what is missing."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import streamlit as st
 
@@ -8,6 +8,7 @@ from dashboard import data, states
 from experiments.results.bootstrap import AREA_LIMITS
 from experiments.results.evidence import area_limits
 from experiments.results.matching import GroundTruth, Matched
+from experiments.results.run_summary import RunSummary
 from experiments.results.runs import AblationResults
 
 ANY, SMALL, MEDIUM, LARGE = SIZES = ("all", "small", "medium", "large")
@@ -34,13 +35,29 @@ def run_ids(results: AblationResults, arm: str) -> dict[int, str]:
 
 def load(results: AblationResults, arm: str, seeds: Collection[int], size: str = ANY) -> dict[int, Matched]:
     """seed -> matched detections of the arm's finished runs; says which are missing, and why."""
+    limits = area(results, size)
+    return _each(results, arm, seeds, lambda run_id: data.matched(results, run_id, limits))
+
+
+def summaries(
+    results: AblationResults, arm: str, seeds: Collection[int], labels: tuple[int, ...]
+) -> dict[int, RunSummary]:
+    """seed -> curves and errors of the arm's finished runs, of the classes with these indices or of all; likewise."""
+    found = _each(results, arm, seeds, lambda run_id: data.matched(results, run_id))
+    finished = run_ids(results, arm)
+    return {seed: data.summary(results, finished[seed], labels) for seed in found}
+
+
+def _each(
+    results: AblationResults, arm: str, seeds: Collection[int], read: Callable[[str], Matched | None]
+) -> dict[int, Matched]:
     finished, found = run_ids(results, arm), {}
     for seed in seeds:
         if seed not in finished:
             _missing(results, arm, seed)
             continue
         try:
-            matched = data.matched(results, finished[seed], area(results, size))
+            matched = read(finished[seed])
         except ValueError as error:
             states.say("error", f"{arm}, seed {seed}: {error}. It is left out here.")
             continue

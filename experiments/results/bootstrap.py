@@ -61,11 +61,16 @@ def match(
     lack `iscrowd` (0) and `area` (width times height). ValueError for an unknown metric or image, and for scores and
     boxes that are no numbers.
     """
+    return tabulate(_strictly(matching.read_truth(_read(annotations)), _read(detections)), metric, area_limits)
+
+
+def tabulate(
+    found: matching.Detections, metric: str = "AP", area_limits: tuple[float, float] = AREA_LIMITS
+) -> MatchTable:
+    """`match` for detections that were read already."""
     if metric not in METRICS:
         raise ValueError(f"metric={metric!r}: choose one of {', '.join(METRICS)}")
-    truth = matching.read_truth(_read(annotations))
-    found = _strictly(truth, _read(detections))
-    small, large = area_limits
+    truth, (small, large) = found.truth, area_limits
     area = {"APS": (0, small), "APM": (small, large), "APL": (large, 1e10)}.get(metric, (0, 1e10))
     ious = [float(metric[2:]) / 100] if metric in ("AP50", "AP75") else IOU_THRESHOLDS.tolist()
     matched = [matching.match(found, area, iou) for iou in ious]

@@ -213,7 +213,7 @@ def _banded(band: pd.DataFrame, arm: str, arms: Sequence[str], markers: bool) ->
     common = {"legendgroup": line.legendgroup, "hoverinfo": "skip", "showlegend": False, "mode": "lines",
               "x": at["x"].tolist(), "line": {"width": 0, "color": line.line.color}}  # fmt: skip
     top = go.Scatter(y=at["high"].tolist(), **common)
-    bottom = go.Scatter(y=at["low"].tolist(), fill="tonexty", fillcolor=_transparent(line.line.color), **common)
+    bottom = go.Scatter(y=at["low"].tolist(), fill="tonexty", fillcolor=transparent(line.line.color), **common)
     return [top, bottom, line]
 
 
@@ -241,6 +241,7 @@ def _faint(line: go.Scatter) -> go.Scatter:
                        showlegend=False)  # fmt: skip
 
 
-def _transparent(tone: str) -> str:
+def transparent(tone: str) -> str:
+    """The colour of a band around a line."""
     red, green, blue = (int(tone[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({red},{green},{blue},0.18)"

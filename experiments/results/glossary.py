@@ -78,6 +78,18 @@ WORDS = {
     "precision": "hits / (hits + false alarms): how much of what is shown is right. All classes and images together.",
     "recall": "hits / (hits + misses): how many of the objects are found. All classes and images together.",
     "F1": "Harmonic mean of precision and recall: high only where both are.",
+    "best F1": "The highest F1 that any threshold reaches, chosen on these very images.",
+    "best threshold": "The threshold of the best F1.",
+    "D-ECE": "Detection expected calibration error (Küppers et al. 2020): how far scores are from the share of hits "
+    "among the detections that have them, on average over detections. 0 is best.",
+    "classification": "On an object (IoU from 0.5 on), but of another class.",
+    "localisation": "Of the right class, but only partly on the object (IoU 0.1 to 0.5).",
+    "both": "Only partly on an object, and of another class.",
+    "duplicate": "On an object of its class that a better detection has found already.",
+    "background": "On no object (IoU up to 0.1).",
+    "missed": "An object that no detection finds, and no classification or localisation error is about.",
+    "false positives": "What AP50 would gain if all hits scored above all false alarms.",
+    "false negatives": "What AP50 would gain if objects that are not found did not count.",
 }
 
 
