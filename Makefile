@@ -34,4 +34,7 @@ test: setup browser  ## run the tests
 ui: setup  ## start the MLflow UI on the store of mlflow.yaml
 	$(BIN)/python -m experiments.store
 
-.PHONY: help setup ablation browser test ui
+dashboard: setup  ## open the dashboard on the store of mlflow.yaml
+	$(BIN)/streamlit run dashboard/app.py
+
+.PHONY: help setup ablation browser test ui dashboard

@@ -171,11 +171,12 @@ def _by_seed(records: Records, arm: str, key: str, over: str, smoothing: float =
     columns, places = {}, {}
     for (name, seed), frame in records.items():
         if name == arm and key in frame:
-            known = frame[np.isfinite(frame[key])]
-            values = known.set_index("step")[key] * (100 if key.startswith(TIMES_100) else 1)
+            finite, steps = np.isfinite(frame[key].to_numpy(float)), pd.Index(frame["step"], name="step")
+            scale = 100 if key.startswith(TIMES_100) else 1
+            values = pd.Series(scale * frame[key].to_numpy(float)[finite], index=steps[finite])
             columns[seed] = values.ewm(alpha=1 - smoothing).mean() if smoothing else values
             if over != "step" and over in frame:
-                places[seed] = frame.set_index("step")[over].interpolate()[known["step"]]
+                places[seed] = pd.Series(frame[over].interpolate().to_numpy(), index=steps)[finite]
     together = pd.DataFrame(columns).sort_index()
     if not places:
         return together, pd.Series(together.index, index=together.index, dtype=float)
@@ -211,9 +212,9 @@ def _banded(band: pd.DataFrame, arm: str, arms: Sequence[str], markers: bool) ->
     if seeds < 2:
         return [line]
     common = {"legendgroup": line.legendgroup, "hoverinfo": "skip", "showlegend": False, "mode": "lines",
-              "x": at["x"].tolist(), "line": {"width": 0, "color": line.line.color}}  # fmt: skip
-    top = go.Scatter(y=at["high"].tolist(), **common)
-    bottom = go.Scatter(y=at["low"].tolist(), fill="tonexty", fillcolor=transparent(line.line.color), **common)
+              "x": at["x"].to_numpy(), "line": {"width": 0, "color": line.line.color}}  # fmt: skip
+    top = go.Scatter(y=at["high"].to_numpy(), **common)
+    bottom = go.Scatter(y=at["low"].to_numpy(), fill="tonexty", fillcolor=transparent(line.line.color), **common)
     return [top, bottom, line]
 
 
@@ -222,15 +223,15 @@ def _line(
 ) -> go.Scatter:
     tone, name = colour(arm, arms), html.escape(arm)
     return go.Scatter(
-        x=x.tolist(),
-        y=y.tolist(),
+        x=x.to_numpy(),  # of a list plotly checks every element
+        y=y.to_numpy(),
         name=name,
         legendgroup=name,
         showlegend=True,
         mode="lines+markers" if markers else "lines",
         line={"color": tone, "width": width, "dash": dash(arm, arms)},
         marker={"size": 5},
-        customdata=y.index.tolist(),
+        customdata=y.index.to_numpy(),
         hovertemplate=f"{name} ({label})<br>step %{{customdata}}: %{{y:.4g}}<extra></extra>",
     )
 
