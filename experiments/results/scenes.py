@@ -1,6 +1,7 @@
 """An image with its boxes as SVG: objects, hits, false alarms and misses, told apart by colour and by line."""
 
 import html
+from collections import defaultdict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from experiments.results.matching import GroundTruth, Matched, load, match, read
 
 THRESHOLDS = (0.75, 0.5, 0.0)
 NUM_SCENES = 4
+ROWS = 3  # lines by which a caption may stand lower
 MAX_SIDE = 640  # pixels of a picture in a report
 HIT, FALSE_ALARM, MISS, IGNORED, OBJECT = "hit", "false alarm", "miss", "ignored", "object"
 OUTCOMES = (HIT, FALSE_ALARM, MISS)  # what counts
@@ -114,7 +116,7 @@ def svg(size: tuple[int, int], drawn: Sequence[Shape], inside: str = "", text: f
 
     size:        width and height of the image in pixels
     inside:      SVG below the boxes, such as `picture`
-    text:        size of the captions in pixels of the image; 0 leaves them to the tooltips
+    text:        size of the captions in pixels of the image; 0 leaves all to the tooltips, as is one without room
     attributes:  of the svg element
     """
     parts = [_box(shape) for shape in drawn]
@@ -170,19 +172,20 @@ def _box(shape: Shape) -> str:
 
 
 def _captions(drawn: Sequence[Shape], size: tuple[int, int], text: float) -> list[str]:
-    """Above the boxes' upper left corners, or inside where there is no room; lower where a better one stands already.
+    """Above the boxes' upper left corners, or up to ROWS lines lower, where no better one stands; else in the tooltip.
 
-    The last shape is the best.
+    The last shape is the best. Captions stand in lines of one height, so that only those of a line can meet.
     """
-    placed: list[tuple[float, float, float]] = []  # left, right, base line
+    lines: dict[int, list[tuple[float, float]]] = defaultdict(list)  # line -> left and right of what stands there
+    written = []
     for shape in reversed(drawn):
         length = 0.55 * text * len(shape.caption)
-        x = min(max(shape.box[0], 0), max(size[0] - length, 0))
-        y = shape.box[1] - 0.25 * text if shape.box[1] > 1.3 * text else max(shape.box[1], 0) + 1.1 * text
-        while any(x < right and left < x + length and abs(y - base) < text for left, right, base in placed):
-            y += text / 4
-        placed.append((x, x + length, y))
-    return [
-        f'<text x="{x:.2f}" y="{y:.2f}" font-size="{text:.2f}">{html.escape(shape.caption)}</text>'
-        for shape, (x, _, y) in zip(reversed(drawn), placed, strict=True)
-    ]
+        left = min(max(shape.box[0], 0), max(size[0] - length, 0))
+        first = max(int(shape.box[1] // text), 1)
+        for line in range(first, first + ROWS + 1):
+            if all(left >= end or start >= left + length for start, end in lines[line]):
+                lines[line].append((left, left + length))
+                place = f'x="{left:.2f}" y="{(line - 0.15) * text:.2f}" font-size="{text:.2f}"'
+                written.append(f"<text {place}>{html.escape(shape.caption)}</text>")
+                break
+    return written

@@ -1,5 +1,7 @@
 """Boxes as SVG: what is drawn at a threshold, how outcomes are told apart, and names that are code."""
 
+import re
+
 import pytest
 
 from experiments.results import scenes
@@ -60,3 +62,24 @@ def test_outcomes_differ_in_colour_and_in_line():
 def test_numbers_of_outcomes():
     drawn = [Shape((0, 0, 1, 1), outcome, "a") for outcome in (HIT, HIT, MISS, IGNORED)]
     assert scenes.outcome_counts(drawn) == "2 hits, 0 false alarms, 1 miss"
+
+
+def places(drawn):
+    """Caption -> x, y and font size."""
+    found = re.findall(r'<text x="([\d.]+)" y="([\d.]+)" font-size="([\d.]+)">([^<]*)</text>', drawn)
+    return {caption: tuple(map(float, place)) for *place, caption in found}
+
+
+def test_captions_do_not_cover_each_other_and_the_best_stands_at_its_box():
+    weak, best = Shape((50, 50, 20, 20), HIT, "a", 0.2), Shape((51, 51, 20, 20), HIT, "b", 0.9)
+    found = places(svg((200, 200), [weak, best], text=10))
+    assert found == {"b 0.90": (51, 48.5, 10), "a 0.20": (50, 58.5, 10)}
+    crowd = [Shape((50, 50, 20, 20), FALSE_ALARM, "a", i / 100) for i in range(60)]
+    found = places(svg((200, 200), crowd, text=10))
+    assert list(found) == [f"a {i / 100:.2f}" for i in (59, 58, 57, 56)]  # the others are in the tooltips
+    assert svg((200, 200), crowd, text=10).count("<title>") == 60
+
+
+def test_captions_stay_inside_the_picture():
+    ((x, y, _),) = places(svg((100, 100), [Shape((95, -3, 20, 20), HIT, "name", 0.9)], text=10)).values()
+    assert x + 0.55 * 10 * len("name 0.90") <= 100 and 5 < y < 15
