@@ -58,6 +58,19 @@ def test_matches_at_every_threshold_are_those_of_cocoeval_without_the_lower_dete
             assert rows(match(ours, area, iou), annotations, threshold) == rows_of(evaluator, area)
 
 
+def test_of_two_objects_that_overlap_equally_the_later_one_is_found():
+    box = {"image_id": 1, "category_id": 1, "bbox": [10, 10, 50, 50]}
+    annotations = {
+        "images": [{"id": 1}],
+        "categories": [{"id": 1, "name": "only"}],
+        "annotations": [box | {"id": i, "iscrowd": 0, "area": 2500} for i in (1, 2)],
+    }
+    detections = [box | {"score": 0.9}]
+    ours = rows(match(read_detections(read_truth(annotations), detections)), annotations, 0)
+    assert ours == rows_of(cocoeval(annotations, detections), AREAS[0])
+    assert ours[0][0][3] == 2
+
+
 def test_only_the_hundred_best_of_a_class_in_an_image_take_part(noisy_scenes):
     annotations, detections = noisy_scenes(1)
     many = detections + [{**detections[0], "bbox": [250, 250, 9, 9], "score": 1 + n / 99} for n in range(99)]
