@@ -74,13 +74,26 @@ def show(truth: GroundTruth, arms: Sequence[Arm], images: Sequence[int], folder:
     }
     # Apart from what a new threshold changes: the browser keeps the images, and nothing flickers.
     urls = "".join(f"--image-{n}: url({url});" for n, (url, _) in pictures.items() if url)
-    st.html(f"<style>:root {{ {urls} }}</style>")
+    images = f":root {{ {urls} }}"
+    st.html(f"<style>{images}</style>")
     cards = "".join(card(truth, arms, n, note, look) for n, (_, note) in pictures.items())
     width = "100%" if look.large else f"{PANE * (len(arms) + look.truth_apart)}px"
     gallery = st.components.v2.component(NAME, html=PLACE, css=STYLE, js=SCRIPT)  # again and again: the same
     kind = "cards large" if look.large else "cards"
     content = f'<p class="key">{scenes.legend()}</p><div class="{kind}" style="--card: {width}">{cards}</div>'
     gallery(data=content, key="gallery", on_opened_change=_open)
+    st.download_button(
+        "Pictures as HTML", lambda: document(images, content), "detections.html", key="download-pictures",
+        on_click="ignore", icon=":material/download:", type="tertiary",
+    )  # fmt: skip
+
+
+def document(images: str, content: str) -> str:
+    """A page of the pictures that needs nothing else; images are CSS, content is HTML."""
+    return (
+        '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Detections</title>'
+        f'<style>{images}{STYLE}</style></head>\n<body><div id="gallery">{content}</div></body></html>\n'
+    )
 
 
 def card(truth: GroundTruth, arms: Sequence[Arm], n: int, note: str, look: Look) -> str:

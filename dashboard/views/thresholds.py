@@ -8,7 +8,7 @@ import streamlit as st
 
 from dashboard import choices, data, detected, export, states
 from dashboard.choices import BIND
-from experiments.results import error_figures, figures, glossary
+from experiments.results import error_figures, figures
 from experiments.results.confusion import confusion
 from experiments.results.contrasts import contrasts
 from experiments.results.matching import GroundTruth
@@ -114,15 +114,13 @@ def errors(shown: Shown) -> None:
         "What AP50 would gain if all errors of one type were mended (TIDE: Bolya et al. 2020), over all detections "
         "whatever the threshold. The gains do not add up. Means over seeds, whiskers from the lowest to the highest."
     )
-    export.figure(drawn, "errors", caption, raw)
+    export.figure(drawn, "errors", caption, raw, {name: name for name in raw["type"].unique()})
     number = raw.dropna(subset=["number"]).pivot(index="arm", columns="type", values="number").loc[shown.arms]
     number = number[[name for name in raw["type"].unique() if name in number]]
     table = number.map(lambda value: f"{value:.1f}").reset_index()
     export.table(
         table, "error-counts", f"Errors per run at a threshold of {shown.threshold:.2f}.", number.reset_index()
     )
-    with st.expander("What the types mean", icon=":material/help:"):
-        st.markdown("\n".join(f"- **{name}**: {glossary.explain(name)}" for name in raw["type"].unique()))
 
 
 def classes(shown: Shown) -> None:

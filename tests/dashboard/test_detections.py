@@ -6,6 +6,7 @@ import pytest
 from reference import counts, evaluated
 from stored import CLASSES
 
+from dashboard.gallery import document
 from experiments.results.runs import load_ablation, load_predictions
 
 FIRST, SECOND = "recipe=official,clip=0.1", "recipe=official,clip=1.0"  # the primary contrast's
@@ -73,6 +74,12 @@ def test_pictures_show_each_arm_and_names_are_no_code(stored, ablation, page):
     assert "<script" not in content and "&lt;script&gt;" in content
     assert ">ground truth</p>" not in content
     assert ">ground truth</p>" in gallery(page("detections", ablation, {"apart": "true"}))
+
+
+def test_pictures_leave_the_page_in_a_file_of_their_own():
+    page = document(":root { --image-0: url(data:image/png;base64,AA); }", '<div class="cards"></div>')
+    assert "--image-0" in page and '<div class="cards">' in page and ".scene" in page
+    assert "http" not in page and "<script" not in page
 
 
 def test_only_images_with_what_is_shown(stored, ablation, page):
