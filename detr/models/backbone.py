@@ -1,16 +1,15 @@
 """Backbones: torchvision's ResNets with frozen batch norm, and a small network that trains from scratch."""
 
 import urllib.error
-from collections import OrderedDict
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torchvision import models
-from torchvision.ops import FrozenBatchNorm2d
 
 from detr.config import ModelConfig
 from detr.errors import InputError
+from detr.models.resnet import RESNETS, ResNet
 
 
 class Backbone(nn.Module):
@@ -18,12 +17,12 @@ class Backbone(nn.Module):
 
     def __init__(self, body: nn.Module, num_channels: int) -> None:
         super().__init__()
-        self.body = body
+        self.body = body.to(memory_format=torch.channels_last)  # the convolutions' faster layout, in memory only
         self.num_channels = num_channels
 
     def forward(self, images: Tensor) -> Tensor:
         """images (B, 3, H, W) -> features (B, num_channels, H / stride, W / stride)."""
-        return self.body(images)
+        return self.body(images.contiguous(memory_format=torch.channels_last))
 
 
 def build_backbone(config: ModelConfig) -> Backbone:
@@ -36,39 +35,38 @@ def build_backbone(config: ModelConfig) -> Backbone:
 
 def _resnet(config: ModelConfig) -> tuple[nn.Module, int]:
     """ResNet up to layer4. Of its convolutions those of layer2 to layer4 train, as in the official code."""
-    network = getattr(models, config.backbone)(
-        weights=_download(config.backbone) if config.pretrained is True else None,
-        norm_layer=FrozenBatchNorm2d,
-        **({"replace_stride_with_dilation": [False, False, True]} if config.dilation else {}),
-    )
-    num_channels = network.fc.in_features
-    body = nn.Sequential(OrderedDict((n, m) for n, m in network.named_children() if n not in ("avgpool", "fc")))
+    body = ResNet(*RESNETS[config.backbone], dilation=config.dilation)
+    if config.pretrained is True:
+        _load(body, _download(config.backbone))
     for name, parameter in body.named_parameters():
         parameter.requires_grad_(name.startswith(("layer2", "layer3", "layer4")))
-    return body, num_channels
+    return body, body.num_channels
 
 
-def _download(name: str) -> models.WeightsEnum:
-    """torchvision's IMAGENET1K_V1 weights of the network, present in the local cache after this."""
+def _download(name: str) -> dict[str, Tensor]:
+    """torchvision's IMAGENET1K_V1 weights of the network, from its local cache where they are there."""
     weights = models.get_model_weights(name).IMAGENET1K_V1
     try:
-        weights.get_state_dict(check_hash=True)
+        return weights.get_state_dict(check_hash=True)
     except (urllib.error.URLError, OSError, RuntimeError) as error:
         raise InputError(
             f"the ImageNet weights of {name} could not be downloaded from {weights.url} ({error}). "
             "Fetch that file elsewhere and set model.pretrained=PATH, or train from scratch with model.pretrained=false"
         ) from error
-    return weights
+
+
+def _load(body: nn.Module, state: dict[str, Tensor]) -> None:
+    """Load a state dict of the network; its classifier is left out."""
+    state = {k: v for k, v in state.items() if not k.startswith("fc.") and not k.endswith("num_batches_tracked")}
+    body.load_state_dict(state)
 
 
 def _load_local(body: nn.Module, path: Path) -> None:
-    """Load a state dict of the network from a file; its classifier is left out."""
+    """Load a state dict of the network from a file."""
     if not path.is_file():
         raise InputError(f"model.pretrained={path}: there is no such file")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        state = {k: v for k, v in state.items() if not k.startswith("fc.") and not k.endswith("num_batches_tracked")}
-        body.load_state_dict(state)
+        _load(body, torch.load(path, map_location="cpu", weights_only=True))
     except Exception as error:
         raise InputError(f"model.pretrained={path}: not a state dict of this backbone ({error})") from error
 
