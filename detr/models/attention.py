@@ -1,6 +1,11 @@
 """Attention modules, all called with one signature, so that one can replace another in the transformer."""
 
+import math
+
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from detr.models.dropout import dropout
 
 
 class MultiHeadAttention(nn.MultiheadAttention):
@@ -27,8 +32,27 @@ class MultiHeadAttention(nn.MultiheadAttention):
         reference_points:  (B, Q, levels, 2) in 0..1 around which sparse modules sample; unused here
         returns            (B, Q, d)
         """
-        output, _ = super().forward(query, key, value, key_padding_mask=padding_mask, need_weights=False)
-        return output
+        q, k, v = (
+            x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)  # (B, heads, tokens, d / heads)
+            for x in self._project(query, key, value)
+        )
+        p = self.dropout if self.training else 0.0
+        if p and q.device.type == "cpu":  # where no fused kernel has dropout
+            attended = _attend(q, k, v, padding_mask, p)
+        else:
+            valid = None if padding_mask is None else ~padding_mask[:, None, None]  # (B, 1, 1, T)
+            attended = F.scaled_dot_product_attention(q, k, v, valid, dropout_p=p)
+        return self.out_proj(attended.transpose(1, 2).flatten(2))
+
+    def _project(self, query: Tensor, key: Tensor, value: Tensor) -> list[Tensor]:
+        """Queries, keys and values (B, tokens, d); of one product where queries and keys are the same tokens."""
+        d = self.embed_dim
+        if query is key:
+            weights, biases = self.in_proj_weight.split([2 * d, d]), self.in_proj_bias.split([2 * d, d])
+            both = F.linear(query, weights[0], biases[0])
+            return [*both.split(d, dim=-1), F.linear(value, weights[1], biases[1])]
+        parts = zip((query, key, value), self.in_proj_weight.split(d), self.in_proj_bias.split(d), strict=True)
+        return [F.linear(*part) for part in parts]
 
     def weights(self, query: Tensor, key: Tensor, padding_mask: Tensor | None = None) -> Tensor:
         """Attention weights (B, heads, Q, T), each row summing to 1 over the tokens that are not padding."""
@@ -36,6 +60,14 @@ class MultiHeadAttention(nn.MultiheadAttention):
             query, key, key, key_padding_mask=padding_mask, need_weights=True, average_attn_weights=False
         )
         return weights
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, padding_mask: Tensor | None, p: float) -> Tensor:
+    """Attention with dropout of its weights: (B, heads, Q, c), twice (B, heads, T, c) -> (B, heads, Q, c)."""
+    scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)  # (B, heads, Q, T)
+    if padding_mask is not None:
+        scores.masked_fill_(padding_mask[:, None, None], float("-inf"))
+    return dropout(scores.softmax(-1), p) @ v
 
 
 ATTENTION = {"dense": MultiHeadAttention}

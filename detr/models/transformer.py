@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from detr.config import ModelConfig
+from detr.models.dropout import Dropout
 
 
 class Memory(NamedTuple):
@@ -30,7 +31,7 @@ class _Layer(nn.Module):
         self.pre_norm = config.norm == "pre"
         self.linear1 = nn.Linear(config.hidden_dim, config.dim_feedforward)
         self.linear2 = nn.Linear(config.dim_feedforward, config.hidden_dim)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         for i in range(1, num_sublayers + 1):
             self.add_module(f"norm{i}", nn.LayerNorm(config.hidden_dim))
 
@@ -42,7 +43,8 @@ class _Layer(nn.Module):
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """(..., d) -> (..., d)."""
-        return self.linear2(self.dropout(self.linear1(x).relu()))
+        # Dropout before the ReLU is the same function, and the ReLU's output is all that the backward pass needs.
+        return self.linear2(self.dropout(self.linear1(x)).relu_())
 
 
 class EncoderLayer(_Layer):
