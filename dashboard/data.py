@@ -83,7 +83,10 @@ def histories(results: AblationResults, metrics: Iterable[str]) -> dict[str, pd.
 
 
 def evidence(results: AblationResults) -> gathering.Evidence:
-    """Verdicts with all that they rest on: seconds of work, done again only when a run has ended."""
+    """Verdicts with all that they rest on: seconds of work, done again only when a run has ended.
+
+    One and the same object each time: not to be changed.
+    """
     runs = results.runs[["run_id", "state"]]
     return _evidence(store(), results.run_id, tuple(runs.itertuples(index=False, name=None)))
 
@@ -169,12 +172,12 @@ def _history(store: Store, run_ids: tuple[str, ...], metric: str, version: str) 
     return load_history(store, run_ids, metric)
 
 
-@st.cache_data(max_entries=8, show_spinner="Computing intervals and verdicts")
+# What follows is large and never changes once a run has finished: one object for all pages, not a copy for each.
+@st.cache_resource(max_entries=8, show_spinner="Computing intervals and verdicts")
 def _evidence(store: Store, run_id: str, states: tuple) -> gathering.Evidence:
     return gathering.gather(store, run_id)
 
 
-# What follows is large and never changes once a run has finished: one object for all pages, not a copy for each.
 @st.cache_resource(max_entries=4, show_spinner="Reading the ground truth")
 def _truth(store: Store, run_id: str, _results: AblationResults) -> GroundTruth | None:
     path = load_annotations(store, _results)

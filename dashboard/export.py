@@ -24,9 +24,9 @@ def table(
     raw:    the figures behind the texts, which the CSV holds in full; the texts themselves where it is not given
     aside:  positions of rows in grey, which are no results of the ablation
     """
-    columns = {str(c): st.column_config.Column(help=glossary.explain(str(c))) for c in shown.columns}
-    styled = shown.style.apply(lambda row: [GREY if row.name in aside else ""] * len(row), axis=1).format(precision=3)
-    st.dataframe(styled, hide_index=True, column_config=columns, height="content")
+    columns = {str(column): _column(str(column), values) for column, values in shown.items()}
+    drawn = shown.style.apply(lambda row: [GREY if row.name in aside else ""] * len(row), axis=1) if aside else shown
+    st.dataframe(drawn, hide_index=True, column_config=columns, height="content")
     texts, full = shown.astype(str), shown if raw is None else raw
     files = {
         "CSV": (f"{name}.csv", lambda: full.to_csv(index=False)),
@@ -57,6 +57,14 @@ def figure(
     if frame is not None:
         files["CSV"] = (f"{name}-data.csv", lambda: (frame() if callable(frame) else frame).to_csv(index=False))
     _below(name, caption, files, metrics or {}, "SVG: the camera above the figure. PNG: the camera in the HTML file.")
+
+
+def _column(name: str, values: pd.Series) -> dict:
+    """How a column is shown: with its help mark, and numbers to three digits."""
+    words = glossary.explain(name)
+    if pd.api.types.is_float_dtype(values):
+        return st.column_config.NumberColumn(help=words, format="%.3f")
+    return st.column_config.Column(help=words)
 
 
 def _below(

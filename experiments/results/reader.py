@@ -4,6 +4,7 @@ Both give the same (a test holds them against each other). The file is read dire
 takes 25 times as long, its client takes seconds to start, and it would migrate or create what it only has to read.
 """
 
+import os
 import sqlite3
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -258,6 +259,7 @@ def _download(tracking_uri: str, run_id: str, name: str) -> Path | None:
     import mlflow
     from mlflow.exceptions import MlflowException
 
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")  # a bar for every file that is read
     target = _downloads() / run_id / name
     if not target.resolve().is_relative_to(_downloads().resolve()):
         return None
