@@ -27,7 +27,7 @@ def readers(stored):
     [
         (None, {}),
         ("ablations", {names.ABLATION: None}),
-        ("ablations", {names.ABLATION: "lr_clip", names.STATE: "finished"}),
+        ("ablations", {names.ABLATION: "lr_clip", names.STATE: "failed"}),
         (None, {names.ARM: "recipe=official,clip=0.1"}),
         (None, {names.ARM: "it's"}),
         ("another", {}),
