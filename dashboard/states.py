@@ -12,6 +12,7 @@ from experiments.store import Store, StoreError
 
 REFRESH = 5  # seconds between looks at an ablation that is running
 
+PASSWORD = re.compile(r"(?<=://)([^\s:/@]+):[^\s@]+(?=@)")  # in the address of a database or server
 MARKDOWN = re.compile(r"([\\`*_{}\[\]<>#|~$:^&@!]|^[-+=]|(?<=^\d)[.)])")
 
 
@@ -23,10 +24,10 @@ def plain(text: object) -> str:
 def say(kind: str, text: str, command: str = "") -> None:
     """One state: `kind` is info (nothing yet), warning (something is missing) or error (something is wrong).
 
-    text:     plain words, shown as they are
+    text:     plain words, shown as they are but for passwords in addresses
     command:  what to run next
     """
-    {"info": st.info, "warning": st.warning, "error": st.error}[kind](plain(text))
+    {"info": st.info, "warning": st.warning, "error": st.error}[kind](plain(PASSWORD.sub(r"\1:…", text)))
     if command:
         st.code(command, language="bash")
 
