@@ -26,10 +26,10 @@ LINES = {
     OBJECT: ("#FFFFFF", "none"),
 }
 STYLE = (
-    ".scene rect, .scene text { vector-effect: non-scaling-stroke; }"
-    ".scene .box, .scene .edge { fill: none; } .scene .edge { stroke: #000; stroke-width: 4px; }"
+    ".scene rect, .scene path, .scene text { vector-effect: non-scaling-stroke; }"
+    ".scene .box, .scene .edge { fill: none; } .scene .edge { stroke: #000b; stroke-width: 4px; }"
     ".scene .box { stroke-width: 2.5px; pointer-events: all; }"
-    ".scene .object { stroke-width: 1.25px; } .scene .faint { stroke-opacity: 0.4; }"
+    ".scene .object { stroke-width: 1.25px; }"
     ".scene text { fill: #fff; stroke: #000; stroke-width: 2.5px; paint-order: stroke; font-family: sans-serif; }"
     ".scene .absent { fill: #8884; } .scene .word { fill: currentColor; stroke: none; text-anchor: middle; }"
 ) + "".join(
@@ -119,7 +119,7 @@ def svg(size: tuple[int, int], drawn: Sequence[Shape], inside: str = "", text: f
     text:        size of the captions in pixels of the image; 0 leaves all to the tooltips, as is one without room
     attributes:  of the svg element
     """
-    parts = [_box(shape) for shape in drawn]
+    parts = [_edges(drawn), *(_box(shape) for shape in drawn)]
     if text:
         parts += _captions([shape for shape in drawn if shape.has_caption], size, text)
     return (
@@ -159,15 +159,20 @@ def _of_truth(truth: GroundTruth, g: int, outcome: str, has_caption: bool = True
     return Shape(tuple(truth.box[g].tolist()), outcome, truth.classes[truth.label[g]], has_caption=has_caption)
 
 
+def _edges(drawn: Sequence[Shape]) -> str:
+    """A dark edge around all lines, so that they show on any image: one element for any number of boxes."""
+    boxes = (shape.box for shape in drawn)
+    corners = "".join(f"M{x:.1f} {y:.1f}h{width:.1f}v{height:.1f}h{-width:.1f}z" for x, y, width, height in boxes)
+    return f'<path class="edge" d="{corners}"/>'
+
+
 def _box(shape: Shape) -> str:
     x, y, width, height = shape.box
-    place = f'x="{x:.2f}" y="{y:.2f}" width="{width:.2f}" height="{height:.2f}"'
     # Faint boxes stand for weak detections; without a threshold every query shows.
     faint = "" if shape.score is None else f' opacity="{0.25 + 0.75 * min(max(shape.score, 0), 1):.2f}"'
-    title = html.escape(f"{shape.outcome}: {shape.caption}")
     return (
-        f'<g{faint}><rect class="edge{" faint" if shape.outcome == OBJECT else ""}" {place}/>'
-        f'<rect class="box {shape.outcome.replace(" ", "-")}" {place}><title>{title}</title></rect></g>'
+        f'<rect class="box {shape.outcome.replace(" ", "-")}" x="{x:.2f}" y="{y:.2f}" width="{width:.2f}" '
+        f'height="{height:.2f}"{faint}><title>{html.escape(f"{shape.outcome}: {shape.caption}")}</title></rect>'
     )
 
 

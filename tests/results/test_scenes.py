@@ -47,6 +47,7 @@ def test_a_box_is_drawn_with_class_and_score_and_a_name_is_no_code():
     assert 'x="1.00" y="2.00" width="3.00" height="4.00"' in drawn and 'viewBox="0 0 40 30"' in drawn
     escaped = "&lt;script&gt;alert(&#x27;1&#x27;)&lt;/script&gt;&quot;"
     assert f"<title>hit: {escaped} 0.50</title>" in drawn and f">{escaped} 0.50</text>" in drawn
+    assert 'd="M1.0 2.0h3.0v4.0h-3.0z"' in drawn  # its edge
     assert "<script" not in drawn
     assert "<text" not in svg((40, 30), [Shape((1, 2, 3, 4), HIT, NAME, 0.5)])
     assert "<script" not in scenes.picture("", NAME, (40, 30), "a")
