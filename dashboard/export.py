@@ -49,9 +49,25 @@ def figure(
     frame:    the data behind it, or what makes it: in full, also where lines are averaged for drawing
     metrics:  what it shows, key -> title, to be explained beside it
     """
+    draw(drawn, name)
+    ways_out(drawn, name, caption, frame, metrics)
+
+
+def draw(drawn: go.Figure, name: str) -> None:
+    """A figure alone, for one of several that share their exports; the camera above it makes SVG."""
     drawn.update_layout(uirevision=name)  # a refresh keeps the zoom
     svg = LOGO | {"toImageButtonOptions": {"format": "svg", "filename": name}}
     st.plotly_chart(drawn, key=f"figure-{name}", config=svg)
+
+
+def ways_out(
+    drawn: go.Figure,
+    name: str,
+    caption: str = "",
+    frame: pd.DataFrame | Callable[[], pd.DataFrame] | None = None,
+    metrics: Mapping[str, str] | None = None,
+) -> None:
+    """What stands below a figure, as `figure` has it."""
     png = LOGO | {"toImageButtonOptions": {"format": "png", "scale": 2, "filename": name}}
     files = {"HTML": (f"{name}.html", lambda: drawn.to_html(include_plotlyjs=True, config=png))}
     if frame is not None:

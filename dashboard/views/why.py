@@ -13,7 +13,7 @@ from experiments.results.contrasts import EXPLORATORY
 from experiments.results.evidence import Evidence
 from experiments.results.histories import all_points, as_records
 from experiments.results.runs import AblationResults
-from experiments.results.signals import SECTIONS
+from experiments.results.signals import SECTIONS, Signal
 from experiments.results.verdicts import Verdict
 
 DOCS = Path(__file__).resolve().parents[2] / "docs/diagnostics.md"
@@ -83,20 +83,28 @@ def _training(results: AblationResults, arms: Sequence[str]) -> None:
     st.caption("Lines are means over seeds, bands reach from the lowest to the highest seed.")
     for section, found in sections.items():
         st.subheader(section, anchor=section.lower())
-        if not found:
+        if found:
+            _panels(results, runs, section, found)
+        else:
             st.caption("Not logged by these runs.")
-        histories = data.histories(results, [one.key for one in found])
-        records = as_records(histories, runs)
-        for start in range(0, len(found), COLUMNS):
-            for column, one in zip(st.columns(COLUMNS), found[start : start + COLUMNS], strict=False):
-                with column:
-                    st.markdown(f"**{states.plain(one.title)}**", help=one.text)
-                    points = partial(all_points, {one.key: histories[one.key]}, runs)
-                    drawn, name = why_figures.signal(records, one, every), one.key.rpartition("/")[2]
-                    export.figure(drawn, name, curves.averaged(records, {one.key: ""}), points)
         if section == "Detections":
             _layers(results, runs, logged)
         _documentation(section)
+
+
+def _panels(results: AblationResults, runs: pd.DataFrame, section: str, found: Sequence[Signal]) -> None:
+    """A figure a signal with its help mark, and one export of all."""
+    every = list(results.design["arms"])
+    histories = data.histories(results, [one.key for one in found])
+    records = as_records(histories, runs)
+    for start in range(0, len(found), COLUMNS):
+        for column, one in zip(st.columns(COLUMNS), found[start : start + COLUMNS], strict=False):
+            with column:
+                st.markdown(f"**{states.plain(one.title)}**", help=one.text)
+                export.draw(why_figures.signal(records, one, every), one.key.rpartition("/")[2])
+    titles = {one.key: one.title for one in found}
+    together = curves.panels(records, titles, every)
+    export.ways_out(together, section, curves.averaged(records, titles), partial(all_points, histories, runs))
 
 
 def _layers(results: AblationResults, runs: pd.DataFrame, logged: Sequence[str]) -> None:
