@@ -40,11 +40,13 @@ def _draw(results: AblationResults) -> None:
     overview = st.empty()
     overview.dataframe(_overview(results)[0], hide_index=True)  # at once; what takes seconds comes below
     answer = st.container()
-    parts = dict(zip(PARTS, st.tabs(PARTS, key="part", bind=choices.BIND), strict=True))
-    with parts["Runs"]:
-        _runs(results)
-    with parts["What differs"]:
-        _settings(results)
+    tabs = dict(zip(PARTS, st.tabs(PARTS, key="part", bind=choices.BIND), strict=True))
+    part = next(name for name, tab in tabs.items() if tab.open)  # the others are drawn when they are opened
+    with tabs[part]:
+        if part == "Runs":
+            _runs(results)
+        elif part == "What differs":
+            _settings(results)
     with answer:
         if results.finished.empty:
             states.say("info", "No run has finished yet: there is nothing to compare.")
@@ -53,15 +55,16 @@ def _draw(results: AblationResults) -> None:
         _answer(evidence)
     with overview.container():
         _table(results, evidence)
-    with parts["AP"]:
-        table = arm_table(results, evidence.replicates)
-        export.figure(figures.ap_by_arm(table, results.finished), "ap", results.completeness, table)
-    with parts["Differences"]:
-        _differences(evidence)
-    with parts["Effects and interactions"]:
-        _effects(evidence)
-    with parts["What is wrong"]:
-        _conditions(evidence)
+    with tabs[part]:
+        if part == "AP":
+            table = arm_table(results, evidence.replicates)
+            export.figure(figures.ap_by_arm(table, results.finished), "ap", results.completeness, table)
+        elif part == "Differences":
+            _differences(evidence)
+        elif part == "Effects and interactions":
+            _effects(evidence)
+        elif part == "What is wrong":
+            _conditions(evidence)
 
 
 def _design(results: AblationResults) -> None:

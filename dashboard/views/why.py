@@ -26,7 +26,7 @@ def render() -> None:
     st.title("Why")
     results = choices.ablation()
     parts = [REASONS, TRAINING, QUERIES, ATTENTION]
-    part = st.segmented_control("Show", parts, default=REASONS, required=True, key="part", bind=choices.BIND)
+    part = st.segmented_control("Show", parts, default=REASONS, required=True, key="topic", bind=choices.BIND)
     if part == TRAINING:
         arms = choices.arms(results)
         states.live(results, lambda now: _training(now, arms))

@@ -19,7 +19,7 @@ PICTURES = {
     "ablation": "?",
     "detections": "detections?threshold=0.5&order=disagreement",
     "thresholds": "thresholds?",
-    "why": "why?part=Training+signals",
+    "why": "why?topic=Training+signals",
 }
 SETTLED = "[data-testid=stApp][data-test-script-state=notRunning]"
 SIZE = {"width": 1280, "height": 1200}

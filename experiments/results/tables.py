@@ -97,9 +97,9 @@ def with_differences(table: pd.DataFrame, results: AblationResults) -> pd.DataFr
     """`arm_table` with every arm's AP minus the baseline's: difference, difference_low and _high (95 % t interval over
     same-seed pairs), pairs. NaN and 0 for the baseline itself, and where no seed has finished in both.
     """
-    baseline, rows = results.design["baseline"], []
+    baseline, done, rows = results.design["baseline"], results.finished, []
     for arm in table["arm"]:
-        found = UNKNOWN if arm == baseline else seed_difference(results.finished, Contrast(arm, "", ((arm, baseline),)))
+        found = UNKNOWN if arm == baseline else seed_difference(done, Contrast(arm, "", ((arm, baseline),)))
         rows.append((found.estimate, found.low, found.high, found.n))
     columns = ["difference", "difference_low", "difference_high", "pairs"]
     return table.assign(**pd.DataFrame(rows, columns=columns, index=table.index))

@@ -173,4 +173,4 @@ def _by_seed(runs: pd.DataFrame, metric: str) -> pd.DataFrame:
     """Seeds as rows, arms as columns; the first run where a seed stands twice in an arm."""
     if metric not in runs:
         return pd.DataFrame(index=pd.Index([], name="seed"))
-    return runs.pivot_table(index="seed", columns="arm", values=metric, aggfunc="first")
+    return runs.groupby(["seed", "arm"])[metric].first().unstack("arm")  # a pivot table takes five times as long

@@ -42,7 +42,7 @@ def test_every_view_opens_from_the_side_bar_and_fits_the_window(tab, width, sche
 
 def test_a_link_opens_the_same_view(tab):
     first = tab()
-    page = first.open("why?part=Attention+maps")
+    page = first.open("why?topic=Attention+maps")
     label = page.locator(".js-plotly-plot .annotation-text").first
     before = label.text_content()
     page.get_by_role("combobox", name="Detection").click()
@@ -52,7 +52,7 @@ def test_a_link_opens_the_same_view(tab):
     again = tab().open(page.url.removeprefix(first.address + "/"))
     expect(again.locator(".js-plotly-plot .annotation-text").first).to_have_text(label.text_content())
     assert again.get_by_test_id("stSelectbox").all_inner_texts() == chosen
-    assert {"query", "part", "ablation"} == set(parse_qs(urlsplit(page.url).query))
+    assert {"query", "topic", "ablation"} == set(parse_qs(urlsplit(page.url).query))
 
 
 @pytest.fixture(scope="module")

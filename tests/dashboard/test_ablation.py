@@ -4,6 +4,7 @@ import re
 
 import pytest
 
+from dashboard.views.ablation import PARTS
 from experiments.results.evidence import gather
 from experiments.results.runs import load_ablation
 from experiments.results.tables import REFERENCES
@@ -52,7 +53,8 @@ def test_verdicts_stand_with_their_evidence_and_reasons(stored, parent, test_pag
         assert all(reason in said for reason in verdict.reasons)
 
 
-def test_every_run_has_its_state(test_page):
+def test_every_run_has_its_state(page, parent):
+    test_page = page("ablation", parent, {"part": "Runs"})
     states = frame(test_page, "state", "time left")
     assert states["state"].value_counts().to_dict() == {"finished": 6, "diverged": 1, "planned": 1}
     assert "the loss is nan" in states["error"].str.cat()
@@ -77,7 +79,7 @@ def test_a_running_ablation_is_followed(stored, page):
 
 def test_nothing_has_finished_yet(stored, page):
     arms = [f"recipe={r},clip={c}" for r in ("official", "abbreviated") for c in ("0.1", "1.0")]
-    test = page("ablation", stored.ablation(1, missing=tuple((arm, 0) for arm in arms)))
+    test = page("ablation", stored.ablation(1, missing=tuple((arm, 0) for arm in arms)), {"part": "Runs"})
     assert "No run has finished yet" in plain(test)
     assert frame(test, "state", "time left")["state"].tolist() == ["planned"] * 4
 
@@ -86,12 +88,12 @@ def test_names_are_text(stored, page):
     odd = {"<script>alert(1)</script>": {"recipe": "official", "clip": "0.1"},
            "![x](http://example.org) $a$ :red[b]": {"recipe": "official", "clip": "1.0"}}  # fmt: skip
     changes = {"name": "a_b *c*", "question": "Is [this](http://example.org) text?", "baseline": next(iter(odd))}
-    test = page(
-        "ablation", stored.ablation(1, arms=odd, settings={arm: {"x": 1} for arm in odd}, primary=None, **changes)
-    )
+    made = stored.ablation(1, arms=odd, settings={arm: {"x": 1} for arm in odd}, primary=None, **changes)
+    for part in PARTS:
+        test = page("ablation", made, {"part": part})
+        written = " ".join(one.value for one in (*test.markdown, *test.caption))
+        assert "this" in written and not re.search(r"(?<!\\)(\]\(|[<$]|:red)", written)
     assert test.title[0].value == "a\\_b \\*c\\*"
-    written = " ".join(one.value for one in (*test.markdown, *test.caption))
-    assert "this" in written and not re.search(r"(?<!\\)(\]\(|[<$]|:red)", written)
     assert frame(test, "arm", "AP50")["arm"].tolist()[:2] == list(odd)
 
 
@@ -102,3 +104,10 @@ def test_the_page_writes_nothing(stored, parent, page):
     assert {path: time for path, time in after.items() if not path.name.startswith("mlflow.db-")} == {
         path: time for path, time in before.items() if not path.name.startswith("mlflow.db-")
     }
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_only_the_open_part_is_drawn(page, parent, part):
+    test = page("ablation", parent, {"part": part})
+    drawn = {one.label for one in test.tabs if len(one.children)}
+    assert drawn == {part}

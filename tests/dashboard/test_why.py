@@ -52,7 +52,7 @@ def test_reasons_are_those_of_the_verdicts(page, parent):
 
 
 def test_every_logged_signal_has_a_panel_with_its_help(page, parent):
-    test = page("why", parent, {"part": "Training signals"})
+    test = page("why", parent, {"topic": "Training signals"})
     helped = {one.value.strip("*").replace("\\", ""): one.help for one in test.markdown if one.help}
     assert "clipped steps, share so far" in helped and "attention entropy, layer 1" in helped
     assert len(helped) == len(test.get("plotly_chart")) == 7
@@ -62,7 +62,7 @@ def test_every_logged_signal_has_a_panel_with_its_help(page, parent):
 
 
 def test_an_arm_that_is_taken_out_leaves_the_curves(page, parent):
-    test = page("why", parent, {"part": "Training signals", "arms": [BASE, OTHER]})
+    test = page("why", parent, {"topic": "Training signals", "arms": [BASE, OTHER]})
     lines = [json.loads(one.proto.spec)["data"] for one in test.get("plotly_chart")]
     assert {trace["legendgroup"] for traces in lines for trace in traces} == {BASE, OTHER}
 
@@ -77,7 +77,7 @@ def test_runs_without_diagnostics_say_how_to_get_them(page, stored, monkeypatch)
         return [line | {"metrics": {k: v for k, v in line["metrics"].items() if "val/" in k}} for line in lines]
 
     monkeypatch.setattr(builders, "records", silent)
-    test = page("why", stored.ablation(1), {"part": "Training signals"})
+    test = page("why", stored.ablation(1), {"topic": "Training signals"})
     assert "logged no diagnostics yet" in words(test)
     assert test.code[0].value == "python experiments/run.py ablation=lr_clip fresh=true"
 
@@ -89,7 +89,7 @@ def test_no_finished_run_is_a_state_of_its_own(page, stored):
 
 
 def test_boxes_of_queries_of_two_arms(page, parent):
-    test = page("why", parent, {"part": "Boxes of queries"})
+    test = page("why", parent, {"topic": "Boxes of queries"})
     assert test.selectbox(key="arm").value == OTHER and test.selectbox(key="beside").value == BASE
     drawn = [json.loads(one.proto.spec) for one in test.get("plotly_chart")]
     assert len(drawn) == 2
@@ -101,18 +101,18 @@ def test_boxes_of_queries_of_two_arms(page, parent):
 
 
 def test_one_arm_alone(page, parent):
-    test = page("why", parent, {"part": "Boxes of queries", "beside": "–"})
+    test = page("why", parent, {"topic": "Boxes of queries", "beside": "–"})
     assert len(test.get("plotly_chart")) == 1
 
 
 def test_an_arm_without_predictions_says_so(page, parent):
-    test = page("why", parent, {"part": "Boxes of queries", "beside": "recipe=abbreviated,clip=1.0"})
+    test = page("why", parent, {"topic": "Boxes of queries", "beside": "recipe=abbreviated,clip=1.0"})
     assert "No detections were stored by recipe=abbreviated,clip=1.0" in words(test)
     assert len(test.get("plotly_chart")) == 1
 
 
 def test_attention_of_a_chosen_detection_and_of_the_one_that_lies_on_it(page, parent):
-    test = page("why", parent, {"part": "Attention maps"})
+    test = page("why", parent, {"topic": "Attention maps"})
     image, detection = test.selectbox(key="picture"), test.selectbox(key="query")
     assert image.options == ["2.png", "5.png"]
     assert len(detection.options) == 3 and detection.options[2].startswith("<script>alert(1)</script> 0.30")
@@ -129,19 +129,19 @@ def label(chart) -> str:
 
 
 def test_maps_that_are_missing_say_how_to_get_them(page, stored):
-    test = page("why", stored.ablation(1), {"part": "Attention maps"})
+    test = page("why", stored.ablation(1), {"topic": "Attention maps"})
     assert f"{OTHER} and {BASE} stored no attention maps" in words(test)
     assert test.code[0].value == "python experiments/run.py ablation=lr_clip fresh=true"
     made = stored.ablation(1)
     add_maps(stored, made, arms=[OTHER])
-    test = page("why", made, {"part": "Attention maps"})
+    test = page("why", made, {"topic": "Attention maps"})
     assert len(test.get("plotly_chart")) == 1 and f"{BASE} stored no attention maps" in words(test)
 
 
 def test_damaged_maps_are_named(page, stored):
     made = stored.ablation(1)
     add_maps(stored, made, text="half")
-    test = page("why", made, {"part": "Attention maps"})
+    test = page("why", made, {"topic": "Attention maps"})
     assert "no attention maps" in words(test) and not test.get("plotly_chart")
 
 
@@ -149,10 +149,10 @@ def test_arms_evaluated_on_other_images_say_so(page, stored):
     made = stored.ablation(1)
     add_maps(stored, made, arms=[OTHER], images=(1,))
     add_maps(stored, made, arms=[BASE], images=(3,))
-    assert "No image has attention maps in both arms" in words(page("why", made, {"part": "Attention maps"}))
+    assert "No image has attention maps in both arms" in words(page("why", made, {"topic": "Attention maps"}))
 
 
 def test_arms_without_a_common_seed_say_so(page, stored):
     made = stored.ablation(2, missing=((BASE, 0),), failed=((OTHER, 1),))
-    test = page("why", made, {"part": "Boxes of queries", "arm": OTHER, "beside": BASE})
+    test = page("why", made, {"topic": "Boxes of queries", "arm": OTHER, "beside": BASE})
     assert f"No seed has finished in both {OTHER} and {BASE}" in words(test)

@@ -43,7 +43,7 @@ def test_every_signal_has_a_panel(section):
         frame = pd.DataFrame({"step": [1, 2], key: [0.1, 0.2]})
         (chosen,) = present(section, frame)
         figure = signal({("a", 0): frame}, chosen, ["a", "b"])
-        assert [trace.y for trace in figure.data] == [(0.1, 0.2)]
+        assert [list(trace.y) for trace in figure.data] == [[0.1, 0.2]]
         assert signal({("b", 0): frame[["step"]]}, chosen, ["a", "b"]) is None
 
 
