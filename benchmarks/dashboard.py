@@ -4,10 +4,10 @@
     .venv/bin/python benchmarks/dashboard.py --runs 20 --epochs 50             the same in a minute
     .venv/bin/python benchmarks/dashboard.py --folder DIR                      keep the store there, and use it again
 
-The first paint of a page is its first table or figure: the table of AP, the curves. It is complete when its script has
-ended, intervals and verdicts included. Cold is a server that was just started and a new browser, warm the same page in
-another tab of that browser. Times are those of the wall: other work on the machine adds to them, so its load is told,
-and beside them the server's own CPU time.
+A page paints its heading, then its first table or figure (the table of AP, the curves), and is complete when its script
+has ended, intervals and verdicts included. Cold is a server that was just started and a new browser, warm the same page
+in another tab of that browser. Times are those of the wall: other work on the machine adds to them, so its load is
+told, and beside them the server's own CPU time.
 """
 
 import argparse
@@ -165,15 +165,16 @@ def new_context(browser: Browser) -> BrowserContext:
     return context
 
 
-def opening(context: BrowserContext, address: str, content: str) -> tuple[float, float]:
-    """Seconds until a page's first table or figure is there, and until its script has ended, in a new tab."""
+def opening(context: BrowserContext, address: str, content: str) -> dict[str, float]:
+    """Seconds until a page's heading is there, its first table or figure, and the end of its script, in a new tab."""
     with closing(context.new_page()) as page:
         begin = time.perf_counter()
         page.goto(address)
-        page.locator(content).first.wait_for(state="attached")
-        painted = time.perf_counter() - begin
-        page.locator(SETTLED).wait_for()
-        return painted, time.perf_counter() - begin
+        seconds = {}
+        for name, selector in (("heading", "h1"), ("table or curves", content), ("complete", SETTLED)):
+            page.locator(selector).first.wait_for(state="attached")
+            seconds[f"{name} (s)"] = time.perf_counter() - begin
+        return seconds
 
 
 def threshold_change(browser: Browser, address: str, changes: int, server: psutil.Process) -> tuple[float, float]:
@@ -245,9 +246,8 @@ def measure(store: Store, store_file: Path, changes: int) -> dict[str, float]:
                 context = new_context(browser)
                 for state in ("cold", "warm"):
                     before = seconds_of(server)
-                    painted, complete = opening(context, f"{address}/{url}", content)
-                    figures[f"{name}, {state}: first paint (s)"] = painted
-                    figures[f"{name}, {state}: complete (s)"] = complete
+                    seconds = opening(context, f"{address}/{url}", content)
+                    figures |= {f"{name}, {state}: {what}": value for what, value in seconds.items()}
                     figures[f"{name}, {state}: CPU of the server (s)"] = seconds_of(server) - before
         with serving(store_file) as (address, server), closing(launch()) as browser:
             wall, work = threshold_change(browser, address, changes, server)
