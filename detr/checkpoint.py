@@ -74,6 +74,14 @@ def checkpoint_step(path: Path) -> int:
     return int(path.name.split("-")[1])
 
 
+def discard_after(folder: Path, step: int) -> None:
+    """Remove checkpoints of later steps; training will come to them again."""
+    for path in checkpoints(folder):
+        if checkpoint_step(path) > step:
+            log.warning("%s is removed: the records of training end at step %d", path, step)
+            shutil.rmtree(path)
+
+
 def load_latest(folder: Path, model: nn.Module) -> dict[str, Any] | None:
     """Fill the model from the latest sound checkpoint and return the rest of its state; None where there is none.
 

@@ -2,6 +2,7 @@
 
 import pandas as pd
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import TimeRemainingColumn as TimeLeftColumn
 from rich.table import Table
@@ -31,16 +32,21 @@ class Display:
     def __exit__(self, *exception: object) -> None:
         self.progress.stop()
 
-    def start(self, name: str) -> None:
-        """A run begins."""
-        self.tasks[name] = self.progress.add_task(name, total=None, status="")
-        self.offsets[name], self.status[name] = 0, {}
+    def start(self, name: str, directory: RunDirectory) -> None:
+        """A run begins, here or elsewhere."""
+        if name not in self.tasks:
+            self.tasks[name] = self.progress.add_task(name, total=None, status="")
+            self.offsets[name], self.status[name] = directory.records.end, {}
+
+    def say(self, text: str) -> None:
+        """A line for the reader."""
+        self.console.print(text, markup=False)
 
     def update(self, name: str, directory: RunDirectory) -> None:
         """Show what has come to the run's records."""
-        records, self.offsets[name] = directory.tail(self.offsets[name])
-        status = self.status[name]
-        for record in records:
+        status, record = self.status[name], None
+        for record, offset in directory.records.lines(self.offsets[name]):
+            self.offsets[name] = offset
             metrics = record["metrics"]
             if "train/loss" in metrics:
                 status["loss"] = f"loss {metrics['train/loss']:.2f}"
@@ -52,14 +58,13 @@ class Display:
                     f"{status.get('loss', '')}  val loss {metrics['val/loss']:.2f}  {status['AP']}  "
                     f"{record['seconds']:.0f} s, {left:.0f} s left"
                 )
-        if records:
-            last = records[-1]
+        if record:
             text = " ".join(status.values())
-            self.progress.update(self.tasks[name], completed=last["step"], total=last["num_steps"], status=text)
+            self.progress.update(self.tasks[name], completed=record["step"], total=record["num_steps"], status=text)
 
     def finish(self, name: str, state: str, error: str) -> None:
         """The run ended in this state."""
-        self.console.print(f"{name}  [{COLOURS.get(state, 'yellow')}]{state}[/] {error}")
+        self.console.print(f"{name}  [{COLOURS.get(state, 'yellow')}]{state}[/] {escape(error)}")
         self.progress.remove_task(self.tasks[name])
         self.progress.advance(self.all)
 

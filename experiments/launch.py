@@ -1,14 +1,11 @@
 """From the command line's overrides to finished runs and their table."""
 
-import os
 import shutil
-import subprocess
-import sys
-import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from rich.console import Console
 from rich.progress import track
 
@@ -18,20 +15,22 @@ from detr.data import CocoDetection, open_split, split_paths
 from detr.models import build_model
 from detr.train import choose_device
 from experiments import tracking
-from experiments.design import Ablation, Run, expand, plan
-from experiments.display import Display, print_table
+from experiments.design import Ablation, expand, plan
+from experiments.display import print_table
+from experiments.folder import Folder, write_json
+from experiments.lease import held
 from experiments.planning import show_plan
 from experiments.results.evidence import gather
 from experiments.results.report import spoken, write
 from experiments.results.sections import title
 from experiments.results.tables import REFERENCE_NOTE, arm_table, reference_table, terminal_table
-from experiments.rundir import RunDirectory, write_json
-from experiments.store import ROOT, Store, load_store
-from experiments.tracking import Tracker
+from experiments.rundir import RunDirectory
+from experiments.store import Store, load_store
+from experiments.sync import reconcile
+from experiments.upload import left, noted
+from experiments.uploader import Uploader
 from experiments.worker import Stop
-
-POLL_SECONDS = 0.3
-MAX_CPU_WORKERS = 4
+from experiments.workers import run_workers, worker_slots
 
 
 def launch(overrides: list[str], console: Console) -> int:
@@ -50,17 +49,22 @@ def launch(overrides: list[str], console: Console) -> int:
         return 0
     if todo:
         preflight([arm.config for arm in ablation.arms], store, console)
-    tracker = Tracker(store)
-    parent = open_parent(ablation, folder, tracker)
-    with Stop().listen() as stop:
-        run_workers(todo, parent, ablation, console, stop)
-    states = [RunDirectory(run.directory).status["state"] for run in runs]
-    tracker.close(parent, "stopped" if stop.requested else "failed" if "failed" in states else "finished")
-    report(store, parent, folder, tracker, console)
+    dead = reconcile(store.run_root)
+    with Stop().listen() as stop, opened(ablation, folder, store), Uploader(store, [folder, *dead]) as uploader:
+        run_workers(todo, folder, ablation.workers, console, stop, uploader)
+        states = [RunDirectory(run.directory).status["state"] for run in runs]
+        state = "stopped" if stop.requested else "failed" if "failed" in states else "finished"
+        Folder(folder).update(state=state)
+        uploader.folders = [*uploader.folders, *(run.directory for run in runs)]
+        uploader.finish()
+        if is_uploaded(uploader, f"experiments.results.report {ablation.name}", console):
+            report(store, folder, console)
+            uploader.finish()  # the report as well
+    console.print(f"run directories  {folder}")
     if stop.requested:
         console.print("stopped; the same command goes on")
         return 3
-    return 1 if "failed" in states else 0
+    return 1 if state == "failed" else 0
 
 
 def ablation_folder(ablation: Ablation, store: Store) -> Path:
@@ -97,107 +101,40 @@ def verify_once(dataset: CocoDetection, folder: Path, console: Console) -> None:
     stamp.touch()
 
 
-def open_parent(ablation: Ablation, folder: Path, tracker: Tracker) -> str:
-    """The ablation's MLflow run, the same again for the same folder, with its design and validation annotations."""
-    folder.mkdir(parents=True, exist_ok=True)
-    directory = RunDirectory(folder)
-    tags = {tracking.ABLATION: ablation.name, tracking.RUN_DIRECTORY: str(folder)}
-    title = f"{ablation.name} ({ablation.horizon})"
-    run_id = tracker.open(directory.status.get("mlflow_run_id"), title, tags)
-    seeds = sorted({*ablation.seeds, *directory.status.get("seeds", [])})
-    directory.update(state="running", mlflow_run_id=run_id, seeds=seeds)
-    write_json(folder / tracking.DESIGN, ablation.describe() | {"seeds": seeds})
-    shutil.copyfile(split_paths(ablation.arms[0].config.data, "val")[0], folder / tracking.ANNOTATIONS)
-    for name in (tracking.DESIGN, tracking.ANNOTATIONS):
-        tracker.log_file(run_id, folder / name)
-    tracker.note(run_id, ablation.question)
-    tracker.close(run_id, "running")
-    return run_id
+@contextmanager
+def opened(ablation: Ablation, folder: Path, store: Store) -> Iterator[None]:
+    """Make the ablation's folder with its design and validation annotations, and hold it while the block runs."""
+    with held(folder) as directory:
+        seeds = sorted({*ablation.seeds, *directory.status.get("seeds", [])})
+        write_json(folder / tracking.DESIGN, ablation.describe() | {"seeds": seeds})
+        shutil.copy2(split_paths(ablation.arms[0].config.data, "val")[0], folder / tracking.ANNOTATIONS)
+        tags = {tracking.ABLATION: ablation.name, tracking.NOTE: ablation.question} | tracking.environment_tags()
+        directory.track(f"{ablation.name} ({ablation.horizon})", tags, experiment=store.ablations)
+        directory.update(state="running", seeds=seeds)
+        yield
 
 
-def run_workers(todo: list[Run], parent: str, ablation: Ablation, console: Console, stop: Stop) -> None:
-    """Keep as many worker processes busy as the machine takes, and show their records, until all have ended.
-
-    Everything passes through the run directories: a worker that dies takes none of the others with it.
-    """
-    slots = worker_slots(ablation.workers)
-    waiting, active, asked = list(todo), {}, False
-    with Display(console, len(todo)) as display:
-        while waiting or active:
-            if stop.requested and not asked:
-                waiting.clear()
-                for _, process in active.values():
-                    process.terminate()  # once: it saves and leaves, and a second signal would interrupt that
-                asked = True
-            while waiting and len(active) < len(slots):
-                run = waiting.pop(0)
-                slot = next(s for s in slots if s not in [used for used, _ in active.values()])
-                active[run] = (slot, start_worker(run, parent, slots[slot]))
-                display.start(run.name)
-            time.sleep(POLL_SECONDS)
-            for run, (_, process) in list(active.items()):
-                ended = process.poll() is not None
-                directory = RunDirectory(run.directory)
-                display.update(run.name, directory)
-                if ended:
-                    close_worker(run, directory, process.returncode, display)
-                    del active[run]
-
-
-def start_worker(run: Run, parent: str, environment: dict[str, str]) -> subprocess.Popen:
-    """Write the run's directory and start its worker."""
-    directory = RunDirectory.create(run, parent)
-    return spawn(["experiments.worker", str(directory.path)], directory.path / "worker.log", environment)
-
-
-def spawn(module: list[str], log: Path, environment: dict[str, str]) -> subprocess.Popen:
-    """Start `python -m module...`, in a session of its own so that Ctrl-C reaches us alone."""
-    path = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    with log.open("a") as output:
-        return subprocess.Popen(
-            [sys.executable, "-m", *module],
-            env=os.environ | environment | path,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
+def is_uploaded(uploader: Uploader, report_command: str, console: Console) -> bool:
+    """Whether MLflow has everything; if not, say what it lacks and what to do."""
+    lacking = {path: missing for path in dict.fromkeys(uploader.folders) if (missing := left(path))}
+    for path, missing in lacking.items():
+        console.print(f"MLflow lacks {missing} of {path}", markup=False)
+    if lacking or uploader.fault:
+        console.print(
+            f"MLflow could not be reached ({uploader.fault}). Nothing is lost. When it is back:", markup=False
         )
+        console.print(f"  detr-sync && python -m {report_command}", markup=False)
+    return not (lacking or uploader.fault)
 
 
-def close_worker(run: Run, directory: RunDirectory, code: int, display: Display) -> None:
-    """Show how a run ended; one that died without a word, by a kill or for memory, is marked failed."""
-    if directory.status["state"] == "running":
-        log = (directory.path / "worker.log").read_text(errors="replace").strip().splitlines()
-        directory.update(state="failed", error=f"the worker died with code {code}: {log[-1] if log else 'no message'}")
-    status = directory.status
-    display.finish(run.name, status["state"], status.get("error", ""))
-
-
-def worker_slots(workers: int | None) -> dict[int, dict[str, str]]:
-    """Environment of each worker slot: its GPU and its share of the CPU cores.
-
-    By default one slot a GPU; without GPUs one a core, at most four.
-    """
-    cores, gpus = torch.get_num_threads(), torch.cuda.device_count()
-    count = workers or gpus or min(cores, MAX_CPU_WORKERS)
-    slots = {i: {"OMP_NUM_THREADS": str(max(1, cores // count))} for i in range(count)}
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    devices = visible.split(",") if visible else [str(i) for i in range(gpus)]
-    for i, slot in slots.items():
-        if devices and gpus:
-            slot["CUDA_VISIBLE_DEVICES"] = devices[i % len(devices)]
-    return slots
-
-
-def report(store: Store, parent: str, folder: Path, tracker: Tracker, console: Console) -> None:
-    """Print the table and the verdicts, write the report, log it to the parent run, and say where everything is."""
-    evidence = gather(store, parent)
+def report(store: Store, folder: Path, console: Console) -> None:
+    """Print the table and the verdicts, write the report, and say where everything is."""
+    evidence = gather(store, noted(folder)["run_id"])
     print_table(console, terminal_table(arm_table(evidence.results)), title(evidence))
     print_table(console, reference_table().drop(columns="note"), f"published, {REFERENCE_NOTE}")
     for line in spoken(evidence.verdicts):
         console.print(line, markup=False)
     output = folder / tracking.REPORT
-    for path in write(evidence, output):
-        tracker.log_file(parent, path, tracking.REPORT)
-    console.print(f"run directories  {folder}\nreport           {output / 'report.html'}, report.md, report.tex, *.csv")
+    write(evidence, output)
+    console.print(f"report           {output / 'report.html'}, report.md, report.tex, *.csv")
     console.print(f"MLflow           {store.tracking_uri}\nnext             make ui")

@@ -10,6 +10,7 @@ STEP, EPOCH, SAMPLES, SECONDS = "progress/step", "progress/epoch", "progress/sam
 NUM_STEPS = "progress/num_steps"  # of the whole run, logged once
 # artifacts
 RECORDS, PREDICTIONS, SAMPLES_PICTURE, CONFIG = "records.jsonl", "predictions.json", "samples.png", "config.json"
+SYSTEM = "system.jsonl"
 ATTENTION = "attention.safetensors"
 DESIGN, ANNOTATIONS, FAILURE = "ablation.json", "annotations_val.json", "error.txt"  # the first two at the parent
 FILES = (CONFIG, RECORDS, PREDICTIONS, ATTENTION, SAMPLES_PICTURE, FAILURE)  # of a run

@@ -1,89 +1,94 @@
 """Run directories: the run's own truth, from which MLflow gets the same.
 
-run.json            name, arm, levels of the factors, data fingerprint, MLflow parent
+run.json            name, arm, levels of the factors, data fingerprint, folder of the ablation
 config.json         the resolved configuration
-status.json         state (planned, running, finished, failed, stopped), error, MLflow run id
 records.jsonl       one line per record of training
+system.jsonl        use of CPU, memory, disk, network and GPU
+lease.json          who trains it at present
 checkpoints/  best.safetensors  predictions.json  attention.safetensors  samples.png  worker.log  error.txt
+and what `experiments.folder` lists.
 """
 
-import json
+from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from detr.checkpoint import discard_after
 from detr.config import RunConfig
-from detr.config_io import from_dict, to_dict
-from detr.train import Record
+from detr.config_io import flatten, from_dict, to_dict
+from detr.errors import InputError
+from detr.train import Record, train
+from experiments import tracking
 from experiments.design import Run
-from experiments.tracking import CONFIG, RECORDS
+from experiments.folder import Folder, Journal, place, read_json, write_json
 
-STATUS, ABOUT = "status.json", "run.json"
+ABOUT = "run.json"
 
 
-class RunDirectory:
+class RunDirectory(Folder):
     """One run's files below `path`."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
     @classmethod
-    def create(cls, run: Run, parent: str) -> "RunDirectory":
-        """Make the folder and store what the run is; records and checkpoints that are there stay."""
+    def create(cls, run: Run, parent: Path) -> "RunDirectory":
+        """Make the folder and store what the run is; records and checkpoints that are there stay.
+
+        parent:  folder of the ablation or sweep, which holds this one
+        """
         run.directory.mkdir(parents=True, exist_ok=True)
-        write_json(run.directory / CONFIG, to_dict(run.config))
+        write_json(run.directory / tracking.CONFIG, to_dict(run.config))
         about = {"name": run.name, "arm": run.arm, "levels": run.levels, "fingerprint": run.fingerprint}
-        write_json(run.directory / ABOUT, about | {"parent": parent})
+        above = str(Path(*[".."] * len(run.directory.relative_to(parent).parts)))
+        write_json(run.directory / ABOUT, about | {"parent": above})
         return cls(run.directory)
 
     @property
     def config(self) -> RunConfig:
         """The run's settings."""
-        return from_dict(RunConfig, json.loads((self.path / CONFIG).read_text()))
+        return from_dict(RunConfig, read_json(self.path / tracking.CONFIG))
 
     @property
     def about(self) -> dict[str, Any]:
         """Content of run.json."""
-        return json.loads((self.path / ABOUT).read_text())
+        about = read_json(self.path / ABOUT)
+        texts = [about.get(key) for key in ("name", "arm", "fingerprint", "parent")]
+        if not all(isinstance(text, str) for text in texts) or not isinstance(about.get("levels"), dict):
+            raise InputError(f"{self.path / ABOUT}: must hold name, arm, fingerprint, parent and levels")
+        return about
 
     @property
-    def status(self) -> dict[str, Any]:
-        """Content of status.json; "planned" where nothing has run."""
-        try:
-            return json.loads((self.path / STATUS).read_text())
-        except FileNotFoundError:
-            return {"state": "planned"}
+    def records(self) -> Journal:
+        """The journal of training."""
+        return Journal(self.path / tracking.RECORDS)
 
-    def update(self, **values: Any) -> None:
-        """Change entries of status.json."""
-        write_json(self.path / STATUS, self.status | values)
+    def begin(self) -> None:
+        """Mark the run as running, and say what MLflow is to know of it."""
+        about, config = self.about, self.config
+        levels = {f"factor.{name}": level for name, level in about["levels"].items()}
+        tags = {
+            tracking.ARM: about["arm"],
+            tracking.SEED: str(config.seed),
+            tracking.FINGERPRINT: about["fingerprint"],
+            tracking.RUN_DIRECTORY: str(self.path),
+        }
+        params = flatten(to_dict(config)) | levels
+        self.track(about["name"], tags | tracking.environment_tags(), parent=about["parent"], params=params)
+        self.update(state="running", error="", warnings=[])
 
-    def rewind(self, step: int) -> None:
-        """Drop records after `step`, the step of the checkpoint that training resumes from: they will come again."""
-        kept = [json.dumps(record) + "\n" for record in self.tail()[0] if record["step"] <= step]
-        beside = self.path / f"{RECORDS}.unfinished"
-        beside.write_text("".join(kept))
-        beside.replace(self.path / RECORDS)
+    def train(self) -> Iterator[Record]:
+        """The records of training from the latest checkpoint on, each in the journal before it is passed on.
 
-    def append(self, record: Record) -> None:
-        """Add a record as one line."""
-        with (self.path / RECORDS).open("a") as file:
-            file.write(json.dumps(asdict(record)) + "\n")
-
-    def tail(self, offset: int = 0) -> tuple[list[dict[str, Any]], int]:
-        """Records from the byte `offset` on, and the offset behind them; half a line that a kill left is not read."""
-        try:
-            with (self.path / RECORDS).open("rb") as file:
-                file.seek(offset)
-                complete = file.read().rpartition(b"\n")[0]
-        except FileNotFoundError:
-            return [], offset
-        lines = complete.splitlines()
-        return [json.loads(line) for line in lines], offset + len(complete) + bool(lines)
-
-
-def write_json(path: Path, content: Any) -> None:
-    """Replace a JSON file in one step."""
-    beside = path.with_name(f"{path.name}.unfinished")
-    beside.write_text(json.dumps(content, indent=1))
-    beside.replace(path)
+        After a kill the steps since that checkpoint come again. They are in the journal already, and stay as they are:
+        its lines are never taken back, since MLflow may have them.
+        """
+        last = self.records.repair()
+        reached = place(last) if last else (0, False)
+        # A checkpoint is of records that were there. A power failure may take the last of them, if flushed later.
+        discard_after(self.path / "checkpoints", reached[0])
+        with closing(train(self.config, self.path)) as records:
+            for record in records:
+                line = asdict(record)
+                if place(line) > reached:
+                    self.records.append(line, flush=place(line)[1])
+                yield record

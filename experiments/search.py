@@ -3,9 +3,12 @@
 import math
 import subprocess
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock
+from optuna import Study
 from optuna.trial import TrialState
 from rich.console import Console
 
@@ -13,20 +16,25 @@ from detr.errors import InputError
 from experiments import tracking
 from experiments.best import write_ablation
 from experiments.display import print_table
-from experiments.launch import preflight, spawn, worker_slots
+from experiments.folder import UPLOADED, Folder, write_json
+from experiments.launch import is_uploaded, preflight
+from experiments.lease import held
 from experiments.places import MAX_DEATHS, bury, fill, search_places, states
 from experiments.results.sweep_report import best_table, spoken, title, write
 from experiments.results.sweeps import PARENT, SweepResults, trial_frame
-from experiments.rundir import write_json
 from experiments.sampling import build_pruner, build_sampler
 from experiments.store import Store, load_store
 from experiments.study import open_storage, storage_address, study_name, without_password
 from experiments.sweep_display import SweepDisplay, show_plan
 from experiments.sweep_file import Sweep, read_sweep
 from experiments.sweep_space import check_space, config_of
+from experiments.sync import folders, reconcile
 from experiments.tracking import Tracker
 from experiments.trial import SEARCH, TRUST, Phase, open_phase
+from experiments.upload import Upload, noted
+from experiments.uploader import Uploader
 from experiments.worker import Stop
+from experiments.workers import spawn, worker_slots
 
 POLL_SECONDS = 1.0
 
@@ -44,40 +52,53 @@ def search(overrides: list[str], console: Console) -> int:
         return 0
     known = [config_of(sweep.overrides, sweep.settings, values, sweep.rungs[0], 0) for values in sweep.known.values()]
     preflight(known or [base], store, console)
-    address, tracker = storage_address(sweep, store), Tracker(store, store.sweeps)
-    with FileLock(store.run_root / "sweeps.lock"):  # one parent run, whoever comes first
+    address = storage_address(sweep, store)
+    store.run_root.mkdir(parents=True, exist_ok=True)
+    with FileLock(store.run_root / "sweeps.lock"):  # one study, whoever comes first
         name = study_name(sweep, open_storage(address, sweep, store))
-        parent = open_parent(sweep, name, address, tracker)
-    limit = 60 * sweep.time_limit_minutes if sweep.time_limit_minutes else math.inf
-    with Stop().listen() as stop:
+        study = open_phase(SEARCH, name, sweep).study
+    limit, folder = 60 * sweep.time_limit_minutes if sweep.time_limit_minutes else math.inf, store.run_root / name
+    dead = reconcile(store.run_root)
+    with Stop().listen() as stop, opened(sweep, folder, address, store), Uploader(store, [folder, *dead]) as uploader:
+        share_parent(study, folder, store)
         phase = open_phase(SEARCH, name, sweep)
         run_phase(phase, time.time() + limit, console, stop)
         if len(sweep.rungs) > 1 and not stop.requested:
             run_phase(open_phase(TRUST, name, sweep), math.inf, console, stop)
-    table = trial_frame(phase.study, sweep.objectives)
-    failed = (table["state"] == "failed").any()
-    tracker.close(parent, "stopped" if stop.requested else "failed" if failed else "finished")
-    report(sweep, store, parent, phase, tracker, console)
+        failed = (trial_frame(phase.study, sweep.objectives)["state"] == "failed").any()
+        Folder(folder).update(state="stopped" if stop.requested else "failed" if failed else "finished")
+        uploader.folders = [folder, *dead, *(path for path in folders(folder) if path != folder)]
+        uploader.finish()
+        if is_uploaded(uploader, "experiments.results.sweep_report", console):
+            report(sweep, store, phase, console)
+            uploader.finish()  # the report as well
+    console.print(f"run directories  {folder}")
     if stop.requested:
         console.print("stopped; the same command goes on")
         return 3
     return 1 if failed else 0
 
 
-def open_parent(sweep: Sweep, name: str, address: str, tracker: Tracker) -> str:
-    """The sweep's MLflow run, the same again for the same study, with what is searched and how."""
-    study = open_phase(SEARCH, name, sweep).study
-    shown, folder = without_password(address), tracker.store.run_root / name
-    tags = {tracking.SWEEP: sweep.name, tracking.STUDY: name, tracking.STORAGE: shown}
-    title = f"{sweep.name} ({sweep.rungs[0]})"
-    run_id = tracker.open(study.user_attrs.get(PARENT), title, tags | {tracking.RUN_DIRECTORY: str(folder)})
-    if study.user_attrs.get(PARENT) != run_id:
-        study.set_user_attr(PARENT, run_id)
-    write_json(folder / tracking.SPEC, sweep.describe())
-    tracker.log_file(run_id, folder / tracking.SPEC)
-    tracker.note(run_id, sweep.question)
-    tracker.close(run_id, "running")
-    return run_id
+@contextmanager
+def opened(sweep: Sweep, folder: Path, address: str, store: Store) -> Iterator[None]:
+    """Make the sweep's folder with what is searched and how, and hold it while the block runs."""
+    with held(folder) as directory:
+        write_json(folder / tracking.SPEC, sweep.describe())
+        tags = {tracking.SWEEP: sweep.name, tracking.STUDY: folder.name, tracking.STORAGE: without_password(address)}
+        tags |= {tracking.NOTE: sweep.question} | tracking.environment_tags()
+        directory.track(f"{sweep.name} ({sweep.rungs[0]})", tags, experiment=store.sweeps)
+        directory.update(state="running")
+        yield
+
+
+def share_parent(study: Study, folder: Path, store: Store) -> None:
+    """Machines that work at one study log below one MLflow run: the first that reaches MLflow notes it in the study."""
+    if run_id := study.user_attrs.get(PARENT):
+        if not noted(folder)["run_id"]:
+            write_json(folder / UPLOADED, {"run_id": run_id})
+        return
+    with suppress(Exception):  # MLflow is away; the uploader tries again, and says so
+        study.set_user_attr(PARENT, Upload(folder, Tracker(store)).open())
 
 
 def run_phase(phase: Phase, until: float, console: Console, stop: Stop) -> None:
@@ -148,22 +169,21 @@ def check_worker(process: subprocess.Popen, log: Path, console: Console) -> bool
     return True
 
 
-def report(sweep: Sweep, store: Store, parent: str, phase: Phase, tracker: Tracker, console: Console) -> None:
-    """Write the report and the best configuration's ablation, log both to the parent run, and say where all is."""
+def report(sweep: Sweep, store: Store, phase: Phase, console: Console) -> None:
+    """Write the report and the best configuration's ablation, and say where all is."""
     trust = open_phase(TRUST, phase.folder.name, sweep).study if len(sweep.rungs) > 1 else None
-    results = SweepResults(parent, sweep.describe(), phase.study, trust)
+    results = SweepResults(noted(phase.folder)["run_id"], sweep.describe(), phase.study, trust)
     print_table(console, best_table(results), title(results))
     for line in spoken(results):
         console.print(line, markup=False)
-    output, best = phase.folder / tracking.REPORT, phase.folder / "best.yaml"
-    for path in write(results, output):
-        tracker.log_file(parent, path, tracking.REPORT)
+    output = phase.folder / tracking.REPORT
+    write(results, output)
+    best = output / "best.yaml"
     if write_ablation(sweep, phase.study, best):
-        tracker.log_file(parent, best, tracking.REPORT)
         console.print(f"ablation         python experiments/run.py ablation={best} seeds=[0,1,2,3,4,5]")
     else:
         console.print("ablation         none: no finished trial is better than what was known")
     address = without_password(storage_address(sweep, store))
-    console.print(f"run directories  {phase.folder}\nreport           {output / 'report.html'}, report.md, *.csv")
+    console.print(f"report           {output / 'report.html'}, report.md, *.csv")
     console.print(f"Optuna           optuna-dashboard {address}")
     console.print(f"MLflow           {store.tracking_uri}\nnext             make ui")

@@ -1,23 +1,22 @@
-"""The only module that writes to MLflow.
+"""The only module that writes to MLflow, and the names of what it writes.
 
-Everything comes from run directories and can be sent again: what MLflow has already is not sent twice.
+`experiments.upload` decides what is written: everything comes from run directories.
 """
 
 import contextlib
 import logging
+import os
 import platform
 import subprocess
-import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import mlflow
 from mlflow import MlflowClient
-from mlflow.entities import Metric, Param, RunStatus, RunTag
+from mlflow.entities import LifecycleStage, Metric, Param, RunStatus, RunTag
 from mlflow.exceptions import MlflowException
-from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
 from experiments.names import (  # noqa: F401 - those who write find the names here
@@ -49,14 +48,18 @@ from experiments.names import (  # noqa: F401 - those who write find the names h
     STORAGE,
     STUDY,
     SWEEP,
+    SYSTEM,
 )
 from experiments.store import ROOT, Store, initialise
 
-if TYPE_CHECKING:
-    from experiments.rundir import RunDirectory
-
 logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of every table and monitor it sets up
+# A server that does not answer holds up one thread for 20 s, and not, as MLflow has it, for a quarter of an hour.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
+NOTE = MLFLOW_RUN_NOTE  # tag: the description that MLflow's UI shows
+PROGRESS = {EPOCH: "epoch", SAMPLES: "samples", SECONDS: "seconds"}  # metric -> key of a record
 STATUS = {
     "running": RunStatus.RUNNING,
     "finished": RunStatus.FINISHED,
@@ -68,17 +71,12 @@ BATCH = 1000  # metrics, MLflow's limit of one call
 
 
 class Tracker:
-    """The MLflow side of one ablation or sweep: its parent run and a child for every run.
+    """MLflow's side: runs with parameters, metrics, tags and files. Whatever can be said twice is said once."""
 
-    Runs go to the store's experiment of ablations unless another is named.
-    """
-
-    def __init__(self, store: Store, experiment: str | None = None) -> None:
+    def __init__(self, store: Store) -> None:
         initialise(store)
         self.store = store
-        self.experiment_name = experiment or store.ablations
         self.client = MlflowClient(store.tracking_uri)
-        mlflow.set_tracking_uri(store.tracking_uri)  # the system metrics monitor takes no client
 
     def experiment(self, name: str) -> str:
         """Id of the experiment, created on first use."""
@@ -94,16 +92,37 @@ class Tracker:
         except MlflowException:  # another process was faster
             return self.client.get_experiment_by_name(name).experiment_id
 
-    def open(self, run_id: str | None, name: str, tags: dict[str, str], parent: str | None = None) -> str:
-        """The run with this id if MLflow still has it, else a new one; its id."""
-        if run_id:
-            with contextlib.suppress(MlflowException):
-                self.client.get_run(run_id)
-                return run_id
-        tags = tags | environment_tags() | {MLFLOW_RUN_NAME: name}
-        if parent:
-            tags[MLFLOW_PARENT_RUN_ID] = parent
-        return self.client.create_run(self.experiment(self.experiment_name), run_name=name, tags=tags).info.run_id
+    def knows(self, run_id: str) -> bool:
+        """Whether there is a run with this id that was not deleted."""
+        try:
+            return self.client.get_run(run_id).info.lifecycle_stage == LifecycleStage.ACTIVE
+        except MlflowException as error:
+            absent = {ErrorCode.Name(code) for code in (RESOURCE_DOES_NOT_EXIST, INVALID_PARAMETER_VALUE)}
+            if error.error_code in absent:
+                return False
+            raise
+
+    def create(self, experiment: str, name: str, tags: dict[str, str], parent: str | None) -> str:
+        """A new run for the directory that the tags name; its id.
+
+        One that was made for it already, of which a kill or a lost reply kept the id from us, is taken instead.
+        """
+        place = self.experiment(experiment)
+        tags = tags | {MLFLOW_RUN_NAME: name} | ({MLFLOW_PARENT_RUN_ID: parent} if parent else {})
+        if not self._nameless(place, tags):
+            self.client.create_run(place, run_name=name, tags=tags)
+        first, *doubles = self._nameless(place, tags)
+        for double in doubles:
+            self.client.delete_run(double)
+        return first
+
+    def _nameless(self, experiment_id: str, tags: dict[str, str]) -> list[str]:
+        """Ids of the runs of a directory and parent that have no state yet, oldest first."""
+        quote = "'" if '"' in tags[RUN_DIRECTORY] else '"'
+        condition = f"tags.`{RUN_DIRECTORY}` = {quote}{tags[RUN_DIRECTORY]}{quote}"
+        found = self.client.search_runs([experiment_id], condition, order_by=["attributes.start_time"])
+        same = [run for run in found if run.data.tags.get(MLFLOW_PARENT_RUN_ID) == tags.get(MLFLOW_PARENT_RUN_ID)]
+        return [run.info.run_id for run in same if STATE not in run.data.tags]
 
     def log_params(self, run_id: str, params: dict[str, Any]) -> None:
         """Log flattened settings; those that the run has already stay, since MLflow never changes a parameter."""
@@ -116,9 +135,9 @@ class Tracker:
         """Set or change tags."""
         self.client.log_batch(run_id, tags=[RunTag(key, value) for key, value in tags.items()])
 
-    def note(self, run_id: str, text: str) -> None:
-        """The description that MLflow's UI shows."""
-        self.set_tags(run_id, {MLFLOW_RUN_NOTE: text})
+    def log_metrics(self, run_id: str, metrics: list[Metric]) -> None:
+        """Log at most BATCH metrics; those that MLflow has with the same step, time and value are not doubled."""
+        self.client.log_batch(run_id, metrics=metrics)
 
     def close(self, run_id: str, state: str, error: str = "") -> None:
         """Set the run's state: running, finished, failed, stopped or pruned."""
@@ -130,57 +149,19 @@ class Tracker:
             self.client.set_terminated(run_id, status)
 
     def log_file(self, run_id: str, path: Path, folder: str | None = None) -> None:
-        """Upload a file if it exists."""
-        if path.is_file():
-            self.client.log_artifact(run_id, str(path), folder)
-
-    @contextlib.contextmanager
-    def system_metrics(self, run_id: str) -> Iterator[None]:
-        """Record CPU, memory, disk and GPU use while the block runs."""
-        monitor = SystemMetricsMonitor(run_id, sampling_interval=10, resume_logging=True)
-        monitor.start()
-        try:
-            yield
-        finally:
-            monitor.finish()
+        """Upload a file; one that MLflow has is replaced."""
+        self.client.log_artifact(run_id, str(path), folder)
 
 
-class MetricStream:
-    """Sends the records of one run directory to MLflow, each (key, step) once."""
-
-    def __init__(self, tracker: Tracker, run_id: str, directory: "RunDirectory") -> None:
-        self.tracker, self.run_id, self.directory = tracker, run_id, directory
-        self.offset = 0  # bytes of the records that were sent
-        self.known: dict[str, int] = {}  # key -> last step that MLflow had before this stream
-        for key in tracker.client.get_run(run_id).data.metrics:
-            if not key.startswith("system/"):
-                history = tracker.client.get_metric_history(run_id, key)
-                self.known[key] = max(point.step for point in history)
-
-    def send(self) -> None:
-        """Send the records that came since the last call."""
-        records, offset = self.directory.tail(self.offset)
-        points = [point for record in records for point in self._points(record)]
-        for i in range(0, len(points), BATCH):
-            self.tracker.client.log_batch(self.run_id, metrics=points[i : i + BATCH])
-        self.offset = offset
-
-    def _points(self, record: dict[str, Any]) -> Iterator[Metric]:
-        step, now = record["step"], int(time.time() * 1000)
-        if NUM_STEPS not in self.known:
-            yield Metric(NUM_STEPS, record["num_steps"], now, step)
-            self.known[NUM_STEPS] = step
-        values = record["metrics"]
-        if any(key.startswith("train/") for key in values):  # an evaluation shares its step with a training record
-            values = values | {
-                STEP: step,
-                EPOCH: record["epoch"],
-                SAMPLES: record["samples"],
-                SECONDS: record["seconds"],
-            }
-        for key, value in values.items():
-            if step > self.known.get(metric_name(key), -1):
-                yield Metric(metric_name(key), value, now, step)
+def points(line: dict[str, Any]) -> Iterator[Metric]:
+    """The metrics of a journal's line, with its time: sent again they are the same to MLflow, and not doubled."""
+    step, values = line["step"], line["metrics"]
+    if any(key.startswith("train/") for key in values):  # an evaluation shares its step with a training record
+        values = values | {STEP: step} | {key: float(line[name]) for key, name in PROGRESS.items()}
+        if step == 1:
+            values[NUM_STEPS] = line["num_steps"]
+    for key, value in values.items():
+        yield Metric(metric_name(key), value, int(line["time"] * 1000), step)
 
 
 def metric_name(key: str) -> str:

@@ -25,11 +25,11 @@ from optuna.trial import Trial, TrialState
 from detr.errors import InputError
 from detr.train import NonFiniteLoss, Record
 from experiments.design import Run, data_fingerprint
+from experiments.lease import Held
 from experiments.places import MACHINE, Place, bury, fill, place_lock, search_places, states, trust_places
 from experiments.results.sweeps import (
     METRICS,
     NUM_STEPS,
-    PARENT,
     PLACE,
     REASON,
     RUN_ID,
@@ -44,11 +44,11 @@ from experiments.results.sweeps import (
 )
 from experiments.rundir import RunDirectory
 from experiments.sampling import build_pruner
-from experiments.store import StoreError, load_store
+from experiments.store import Store, StoreError, load_store
 from experiments.study import open_storage, open_study, storage_address
 from experiments.sweep_file import Sweep, read_sweep
 from experiments.sweep_space import config_of, overrides_of, suggest
-from experiments.tracking import Tracker
+from experiments.upload import noted
 from experiments.worker import Stop, execute, until_stopped
 
 SEARCH, TRUST = "search", "trust"
@@ -68,7 +68,6 @@ class Phase:
     places: dict[int, Place]
     folder: Path  # of the sweep
     shared: bool  # the storage is a journal: all its users share the file system and its locks
-    parent: str  # MLflow run
 
     @property
     def directory(self) -> Path:
@@ -88,14 +87,14 @@ def open_phase(name: str, study_name: str, sweep: Sweep) -> Phase:
     storage = open_storage(address, sweep, store)
     evaluations = config_of(sweep.overrides, [], {}, sweep.rungs[0], seed=0).train.evaluations
     study = open_study(study_name, sweep, storage, build_pruner(sweep, evaluations))
-    parent, folder = study.user_attrs.get(PARENT, ""), store.run_root / study_name
+    folder = store.run_root / study_name
     folder.mkdir(parents=True, exist_ok=True)
     if name == SEARCH:
         places = search_places(sweep)
     else:
         places = trust_places(sweep, study)
         study = open_study(study_name + TRUST_SUFFIX, sweep, storage, NopPruner())
-    return Phase(name, sweep, study, places, folder, "://" not in address, parent)
+    return Phase(name, sweep, study, places, folder, "://" not in address)
 
 
 def refresh(phase: Phase) -> None:
@@ -104,7 +103,7 @@ def refresh(phase: Phase) -> None:
     fill(phase.study, phase.places)
 
 
-def work(phase: Phase, tracker: Tracker, stop: Stop, until: float) -> None:
+def work(phase: Phase, store: Store, stop: Stop, until: float) -> None:
     """Train trial after trial until there is nothing left to begin."""
     while not stop.requested and time.time() < until:
         claim = phase.claim
@@ -113,15 +112,13 @@ def work(phase: Phase, tracker: Tracker, stop: Stop, until: float) -> None:
             refresh(phase)
             if not states(phase.study)[TrialState.WAITING]:
                 return
-            objective = partial(run_trial, phase=phase, tracker=tracker, stop=stop, claimed=claim.release)
+            objective = partial(run_trial, phase=phase, store=store, stop=stop, claimed=claim.release)
             phase.study.optimize(objective, n_trials=1, catch=(Ended,))
         finally:
             claim.release(force=True)
 
 
-def run_trial(
-    trial: Trial, phase: Phase, tracker: Tracker, stop: Stop, claimed: Callable[[], None]
-) -> float | list[float]:
+def run_trial(trial: Trial, phase: Phase, store: Store, stop: Stop, claimed: Callable[[], None]) -> float | list[float]:
     """Optuna's objective: hold the place, choose the values, train every seed; `claimed` gives the claim lock back."""
     place = trial.user_attrs.get(PLACE)
     if place is None or holders(phase.study)[place].number != trial.number:
@@ -136,12 +133,10 @@ def run_trial(
         chosen = suggest(trial, phase.sweep.settings)
         trial.set_user_attr(MACHINE, platform.node())
         claimed()
-        return train_seeds(trial, phase, chosen, tracker, stop)
+        return train_seeds(trial, phase, chosen, store, stop)
 
 
-def train_seeds(
-    trial: Trial, phase: Phase, chosen: dict[str, Any], tracker: Tracker, stop: Stop
-) -> float | list[float]:
+def train_seeds(trial: Trial, phase: Phase, chosen: dict[str, Any], store: Store, stop: Stop) -> float | list[float]:
     """Train the trial with each of its seeds; the mean of every objective."""
     sweep, searching = phase.sweep, phase.name == SEARCH
     seeds = sweep.seeds if searching else sweep.trust_seeds
@@ -155,7 +150,11 @@ def train_seeds(
             follow = partial(until_stopped, stop=stop)
             if judged:
                 follow = partial(judge, trial=trial, phase=phase, directory=directory, stop=stop)
-            state = execute(directory, tracker, follow, keep_weights=False)
+            try:
+                state = execute(directory, store, follow, keep_weights=False)
+            except Held as error:
+                trial.set_user_attr(REASON, str(error))
+                raise Ended from None
         elif judged:
             report(trial, directory, sweep.metric)
         measured.append(summary(directory))
@@ -191,7 +190,7 @@ def run_directory(trial: Trial, phase: Phase, chosen: dict[str, Any], seed: int)
         fingerprint=data_fingerprint(config),
         directory=phase.directory / f"{attributes[PLACE]:03d}" / f"seed-{seed}",
     )
-    directory = RunDirectory.create(run, phase.parent)
+    directory = RunDirectory.create(run, phase.folder)
     (directory.path / "overrides.json").write_text(json.dumps(overrides_of(sweep.settings, chosen)))
     return directory
 
@@ -211,7 +210,7 @@ def judge(records: Iterator[Record], trial: Trial, phase: Phase, directory: RunD
 
 def report(trial: Trial, directory: RunDirectory, metric: str) -> None:
     """Tell Optuna the evaluations that it has not heard of, those from before an interruption too: 1, 2, ..."""
-    values = {r["step"]: r["metrics"][metric] for r in directory.tail()[0] if metric in r["metrics"]}
+    values = {r["step"]: r["metrics"][metric] for r in directory.records.read() if metric in r["metrics"]}
     known = trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values
     for evaluation, step in enumerate(sorted(values), start=1):
         if evaluation not in known:
@@ -220,7 +219,7 @@ def report(trial: Trial, directory: RunDirectory, metric: str) -> None:
 
 def summary(directory: RunDirectory) -> dict[str, float]:
     """What a run came to: the metrics of its last evaluation, seconds, steps done and planned."""
-    records = directory.tail()[0]
+    records = directory.records.read()
     found: dict[str, float] = {}
     for record in records:
         found |= {key: value for key, value in record["metrics"].items() if key.startswith("val/")}
@@ -237,8 +236,8 @@ def note(trial: Trial, measured: list[dict[str, float]], directory: RunDirectory
     for key in (STEPS, SECONDS):
         trial.set_user_attr(key, sum(one.get(key, 0) for one in measured))
     trial.set_user_attr(NUM_STEPS, num_seeds * measured[0].get(NUM_STEPS, 0))
-    if RUN_ID not in trial.user_attrs:
-        trial.set_user_attr(RUN_ID, directory.status.get("mlflow_run_id"))
+    if RUN_ID not in trial.user_attrs and (run_id := noted(directory.path)["run_id"]):
+        trial.set_user_attr(RUN_ID, run_id)
 
 
 def settle(trial: Trial, state: str, directory: RunDirectory) -> None:
@@ -264,7 +263,7 @@ def main(arguments: list[str]) -> int:
         store = load_store()
         phase = open_phase(phase_name, study_name, sweep)
         with Stop().listen() as stop:
-            work(phase, Tracker(store, store.sweeps), stop, float(until))
+            work(phase, store, stop, float(until))
     except (InputError, StoreError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,39 +1,41 @@
-"""Executes one run directory: trains it from where it stands and mirrors it to MLflow.
+"""Executes one run directory: trains it from where it stands, while a thread mirrors it to MLflow.
 
     python -m experiments.worker RUN_DIRECTORY
 
 `launch` starts one of these for every run; started by hand, it resumes a single run, under a debugger as well.
+Exit codes: 0 finished, 1 failed, 2 no run directory, 3 stopped and resumable, 4 another process is training it.
 """
 
+import logging
 import shutil
 import signal
 import sys
-import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
-from filelock import FileLock
-
-from detr.checkpoint import checkpoint_step, checkpoints
-from detr.config_io import flatten, to_dict
 from detr.data import open_split
 from detr.draw import draw_samples
 from detr.errors import InputError
-from detr.train import Record, train
+from detr.train import Record
 from experiments import tracking
+from experiments.faults import explain
+from experiments.lease import HELD, Held, Lease
+from experiments.machine import recorded_use
 from experiments.rundir import RunDirectory
-from experiments.store import load_store
-from experiments.tracking import MetricStream, Tracker
+from experiments.store import Store, StoreError, load_store
+from experiments.upload import left
+from experiments.uploader import Uploader
 
-SEND_SECONDS = 5.0  # between uploads of records
 EXIT_CODES = {"finished": 0, "failed": 1, "stopped": 3}
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # schedulers warn by the last two
+MAX_WARNINGS = 20  # kept in the status; worker.log has all
 
 
 class Stop:
-    """Set by SIGINT or SIGTERM; the run saves and leaves after the present step. A second signal interrupts at once."""
+    """Set by STOP_SIGNALS; the run saves and leaves after the present step. A second signal interrupts at once."""
 
     def __init__(self) -> None:
         self.requested = False
@@ -47,7 +49,7 @@ class Stop:
                 raise KeyboardInterrupt
             self.requested = True
 
-        before = {number: signal.signal(number, handler) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, handler) for number in STOP_SIGNALS}
         try:
             yield self
         finally:
@@ -55,33 +57,68 @@ class Stop:
                 signal.signal(number, old)
 
 
+class Warnings(logging.Handler):
+    """Keeps what the core warns of in the run's status, and prints it."""
+
+    def __init__(self, directory: RunDirectory) -> None:
+        super().__init__(logging.WARNING)
+        self.directory = directory
+
+    def __enter__(self) -> None:
+        logging.getLogger("detr").addHandler(self)
+
+    def __exit__(self, *exception: object) -> None:
+        logging.getLogger("detr").removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take a warning."""
+        print(f"warning: {record.getMessage()}", file=sys.stderr)
+        warnings = [*self.directory.status.get("warnings", []), record.getMessage()]
+        self.directory.update(warnings=warnings[-MAX_WARNINGS:])
+
+
 def execute(
-    directory: RunDirectory, tracker: Tracker, follow: Callable[[Iterator[Record]], str], keep_weights: bool = True
+    directory: RunDirectory, store: Store, follow: Callable[[Iterator[Record]], str], keep_weights: bool = True
 ) -> str:
-    """Train the run, following its records; returns its state.
+    """Train the run, following its records; returns its state. Held when another process is at it.
 
     `follow` consumes the records and says how they ended: finished, stopped or pruned. A failure ends them as failed.
     Without `keep_weights` a run that ends leaves no weights, here or in MLflow: a sweep has many runs.
     """
-    stream = MetricStream(tracker, open_run(directory, tracker), directory)
-    error = ""
-    with tracker.system_metrics(stream.run_id):
-        try:
-            with closing(recorded(directory, stream)) as records:
-                state = follow(records)
-            if state == "finished":
-                picture_detections(directory)
-        except KeyboardInterrupt:
-            state = "stopped"
-        except InputError as mistake:
-            state, error = "failed", str(mistake)
-        except Exception as failure:  # whatever a run dies of is kept with it, and the other runs go on
-            state, error = "failed", f"{type(failure).__name__}: {failure}"
-            (directory.path / tracking.FAILURE).write_text(traceback.format_exc())
-        if not keep_weights and state in ("finished", "pruned"):
-            discard_weights(directory)
-        publish(directory, stream, state, error)
+    with Lease(directory.path):
+        if directory.status["state"] == "finished":
+            return "finished"
+        directory.begin()
+        with Uploader(store, [directory.path]) as uploader:
+            with recorded_use(directory.path), Warnings(directory):
+                state, error = outcome(directory, follow)
+            if not keep_weights and state in ("finished", "pruned"):
+                discard_weights(directory)
+            try:
+                directory.update(state=state, error=error)
+            except OSError as full:  # nothing can be written any more, not even that
+                print(f"error: {state}: {error}; {explain(full)}", file=sys.stderr)
+    if missing := left(directory.path):
+        print(f"MLflow lacks {missing} of this run ({uploader.fault}); detr-sync sends them", file=sys.stderr)
     return state
+
+
+def outcome(directory: RunDirectory, follow: Callable[[Iterator[Record]], str]) -> tuple[str, str]:
+    """Train the run; its state and error."""
+    try:
+        with closing(directory.train()) as records:
+            state = follow(records)
+        if state == "finished":
+            draw_detections(directory)
+        return state, ""
+    except KeyboardInterrupt:
+        return "stopped", ""
+    except Exception as failure:  # whatever a run dies of is kept with it, and the other runs go on
+        if not isinstance(failure, InputError):
+            traceback.print_exc()
+            with suppress(OSError):  # the disk may be full, and the log be elsewhere
+                (directory.path / tracking.FAILURE).write_text(traceback.format_exc())
+        return "failed", explain(failure)
 
 
 def until_stopped(records: Iterator[Record], stop: Stop) -> str:
@@ -92,38 +129,7 @@ def until_stopped(records: Iterator[Record], stop: Stop) -> str:
     return "finished"
 
 
-def open_run(directory: RunDirectory, tracker: Tracker) -> str:
-    """Mark the run as running, in its directory and in MLflow; its MLflow id."""
-    about = directory.about
-    tags = {
-        tracking.ARM: about["arm"],
-        tracking.SEED: str(directory.config.seed),
-        tracking.FINGERPRINT: about["fingerprint"],
-        tracking.RUN_DIRECTORY: str(directory.path),
-    }
-    run_id = tracker.open(directory.status.get("mlflow_run_id"), about["name"], tags, about["parent"])
-    levels = {f"factor.{name}": level for name, level in about["levels"].items()}
-    tracker.log_params(run_id, flatten(to_dict(directory.config)) | levels)
-    directory.update(state="running", mlflow_run_id=run_id, error="")
-    tracker.close(run_id, "running")
-    return run_id
-
-
-def recorded(directory: RunDirectory, stream: MetricStream) -> Iterator[Record]:
-    """The records of training, each stored before it is passed on; they go on where the latest checkpoint is."""
-    saved = checkpoints(directory.path / "checkpoints")
-    directory.rewind(checkpoint_step(saved[-1]) if saved else 0)
-    sent = time.monotonic()
-    with closing(train(directory.config, directory.path)) as records:
-        for record in records:
-            directory.append(record)
-            if time.monotonic() - sent > SEND_SECONDS:
-                stream.send()
-                sent = time.monotonic()
-            yield record
-
-
-def picture_detections(directory: RunDirectory) -> None:
+def draw_detections(directory: RunDirectory) -> None:
     """Draw the detections of the last evaluation."""
     predictions, picture = directory.path / tracking.PREDICTIONS, directory.path / tracking.SAMPLES_PICTURE
     draw_samples(open_split(directory.config.data, "val"), predictions, picture)
@@ -135,30 +141,27 @@ def discard_weights(directory: RunDirectory) -> None:
     (directory.path / "best.safetensors").unlink(missing_ok=True)
 
 
-def publish(directory: RunDirectory, stream: MetricStream, state: str, error: str) -> None:
-    """Send what is left, files included, and close the run."""
-    directory.update(state=state, error=error)
-    tracker, run_id = stream.tracker, stream.run_id
-    stream.send()
-    for name in tracking.FILES:
-        tracker.log_file(run_id, directory.path / name)
-    tracker.log_file(run_id, directory.path / "best.safetensors", tracking.CHECKPOINTS)
-    for last in checkpoints(directory.path / "checkpoints")[-1:]:
-        tracker.log_file(run_id, last / "model.safetensors", f"{tracking.CHECKPOINTS}/last")
-    tracker.close(run_id, state, error)
-
-
 def main(arguments: list[str]) -> int:
     """Execute the run directory that the command line names; returns the exit code."""
     if len(arguments) != 1 or not (Path(arguments[0]) / tracking.CONFIG).is_file():
         print(f"error: give a run directory (it holds {tracking.CONFIG}), not {arguments}", file=sys.stderr)
         return 2
-    directory = RunDirectory(Path(arguments[0]))
-    with FileLock(directory.path / "lock"):  # one writer; the kernel frees it when that dies
-        if directory.status["state"] == "finished":
-            return 0
+    directory = RunDirectory(Path(arguments[0]).resolve())
+    try:
+        store = load_store()
         with Stop().listen() as stop:
-            return EXIT_CODES[execute(directory, Tracker(load_store()), partial(until_stopped, stop=stop))]
+            return EXIT_CODES[execute(directory, store, partial(until_stopped, stop=stop))]
+    except Held as held:
+        print(f"error: {held}", file=sys.stderr)
+        return HELD
+    except (InputError, StoreError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {explain(error)}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return EXIT_CODES["stopped"]
 
 
 if __name__ == "__main__":
