@@ -145,7 +145,7 @@ def changed_files(path: Path, known: dict[str, Any]) -> list[tuple[str, Path, li
     """
     if "parent" in _tracked(path) and Folder(path).status["state"] == "running":
         return []
-    names = (*tracking.FILES, tracking.DESIGN, tracking.ANNOTATIONS)
+    names = (*tracking.FILES, tracking.DESIGN, tracking.SPEC, tracking.ANNOTATIONS)
     found = {name: path / name for name in names}
     found |= {f"{tracking.REPORT}/{file.name}": file for file in sorted((path / tracking.REPORT).glob("*"))}
     weights = tracking.CHECKPOINTS
