@@ -61,10 +61,12 @@ class Lease:
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.owner, self.ended = folder, Owner.me(), threading.Event()
+        # Held by whoever looks and takes, for a moment; the kernel frees it when its process dies.
+        self.guard = FileLock(folder / GUARD, poll_interval=0.01)
         self.thread = threading.Thread(target=self._beat, name="lease", daemon=True)
 
     def __enter__(self) -> "Lease":
-        with FileLock(self.folder / GUARD):  # of those who look and take; the kernel frees it when its process dies
+        with self.guard:
             if holder := owner(self.folder):
                 raise Held(f"{self.folder} is being written by {holder}")
             write_json(self.folder / LEASE, asdict(self.owner))
@@ -76,7 +78,7 @@ class Lease:
     ) -> None:
         self.ended.set()
         self.thread.join()
-        with suppress(OSError), FileLock(self.folder / GUARD):  # a lease that stays is free: its process ends
+        with suppress(OSError), self.guard:  # a lease that stays is free when its process has ended
             if self._is_mine():
                 (self.folder / LEASE).unlink()
 

@@ -53,6 +53,7 @@ from experiments.names import (  # noqa: F401 - those who write find the names h
 from experiments.store import ROOT, Store, initialise
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of every table and monitor it sets up
+logging.getLogger("urllib3").setLevel(logging.ERROR)  # it tells of every attempt; the uploader says what came of it
 # A server that does not answer holds up one thread for 20 s, and not, as MLflow has it, for a quarter of an hour.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
