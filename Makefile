@@ -4,7 +4,7 @@ BIN := .venv/bin
 .DEFAULT_GOAL := help
 
 help:  ## list the commands
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /	/' | expand -t 12
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /	/' | expand -t 15
 
 .venv/installed: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; pass one with make PYTHON=...")'
@@ -20,6 +20,13 @@ help:  ## list the commands
 	  || { echo "No browser can be had here: the tests of tests/browser will be skipped."; exit 0; } \
 	  && touch $@
 
+# For the tests of clusters and services: a SLURM of one node, and PostgreSQL. In CI they are installed where they lack.
+cluster: .venv/installed
+	@{ command -v slurmctld && command -v munged && ls /usr/lib/postgresql/*/bin/initdb; } >/dev/null 2>&1 \
+	  || { [ "$$CI" = true ] && [ "$$(id -u)" = 0 ] && apt-get update \
+	    && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends slurm-wlm munge postgresql; } \
+	  || echo "No SLURM or no PostgreSQL here (apt-get install slurm-wlm munge postgresql): their tests are skipped."
+
 setup: .venv/installed  ## create .venv and install the project
 
 ablation: setup  ## train and compare the arms of ablation=lr_clip on the built-in set
@@ -27,7 +34,7 @@ ablation: setup  ## train and compare the arms of ablation=lr_clip on the built-
 
 browser: .venv/browser  ## install a browser for the tests of the dashboard, where there is none
 
-test: setup browser  ## run the tests
+test: setup browser cluster  ## run the tests
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
@@ -37,4 +44,10 @@ ui: setup  ## start the MLflow UI on the store of mlflow.yaml
 dashboard: setup  ## open the dashboard on the store of mlflow.yaml
 	$(BIN)/streamlit run dashboard/app.py
 
-.PHONY: help setup ablation browser test ui dashboard
+services: setup  ## start PostgreSQL and an MLflow server on it, to try what a team shares
+	$(BIN)/python -m experiments.services start
+
+services-stop: setup  ## stop them; their data stays below services/
+	$(BIN)/python -m experiments.services stop
+
+.PHONY: help setup cluster services services-stop ablation browser test ui dashboard

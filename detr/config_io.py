@@ -1,7 +1,7 @@
 """Plain dicts to configuration dataclasses and back, strictly."""
 
 import types
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from difflib import get_close_matches
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -13,8 +13,8 @@ T = TypeVar("T")
 def from_dict(cls: type[T], values: dict[str, Any], path: str = "") -> T:
     """Build the dataclass `cls` from nested dicts.
 
-    Raises InputError that names the dotted key for a key that the class does not have and for a value of a wrong type.
-    Missing keys take the class's defaults. An int is accepted where a float is asked for; nothing else is converted.
+    Raises InputError that names the dotted key for a key that the class does not have, for a value of a wrong type and
+    for a missing key without default. An int is accepted where a float is asked for; nothing else is converted.
     """
     if not isinstance(values, dict):
         raise InputError(f"{path or cls.__name__} must be a group of settings, not {values!r}")
@@ -24,6 +24,9 @@ def from_dict(cls: type[T], values: dict[str, Any], path: str = "") -> T:
             close = get_close_matches(str(key), known, n=1)
             hint = f"did you mean {_join(path, close[0])}?" if close else f"there are {', '.join(sorted(known))}"
             raise InputError(f"unknown setting {_join(path, key)}: {hint}")
+    for f in fields(cls):
+        if f.name not in values and f.default is MISSING and f.default_factory is MISSING:
+            raise InputError(f"{_join(path, f.name)} is missing")
     hints = get_type_hints(cls)
     return cls(**{key: _convert(hints[key], value, _join(path, key)) for key, value in values.items()})
 

@@ -6,10 +6,13 @@ the rounding of sums, as with one process. The first process alone hands out rec
 """
 
 import os
+import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from inspect import signature
 from typing import TypeVar
 
 import torch
@@ -102,8 +105,10 @@ class Peers:
         """
         if self.size == 1:
             return model
+        renamed = "forward_sync_buffers" in signature(DistributedDataParallel).parameters  # by torch 2.14 or before
+        options = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
         with lost_process():
-            return DistributedDataParallel(model, broadcast_buffers=False, gradient_as_bucket_view=True)
+            return DistributedDataParallel(model, gradient_as_bucket_view=True, **options)
 
 
 def no_exchange(model: nn.Module) -> AbstractContextManager:
@@ -128,12 +133,51 @@ def join() -> Iterator[Peers]:
     gpus, minutes = torch.cuda.device_count(), float(os.environ.get(TIMEOUT_VARIABLE, TIMEOUT_MINUTES))
     if gpus:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % gpus)
+    rank, size, timeout = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), timedelta(minutes=minutes)
     with lost_process():
-        dist.init_process_group("cpu:gloo,cuda:nccl" if gpus else "gloo", timeout=timedelta(minutes=minutes))
+        store = _new_section(rank, size, timeout)
+        backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
+        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
     try:
         yield Peers.current()
     finally:
         dist.destroy_process_group()
+
+
+def _new_section(rank: int, size: int, timeout: timedelta) -> dist.Store:
+    """A store that holds nothing yet, where the processes find each other.
+
+    torchrun's own store outlives its restarts, so that a process may find the address of a dead one there (pytorch
+    issue 135712). The first process therefore opens a section of a new name, and each other one that is alive now says
+    which name it saw, under a name of its own, until the first has heard the right one.
+    """
+    agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+    store = dist.TCPStore(
+        os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"]), size, rank == 0 and not agent, timeout
+    )
+    name, deadline = uuid.uuid4().hex, time.monotonic() + timeout.total_seconds()
+    if rank == 0:
+        store.set("section", name)
+        waiting = set(range(1, size))
+        while waiting:
+            for other in list(waiting):
+                seen, _, own = store.get(f"seen/{other}").decode().partition(" ")
+                if seen == name:
+                    store.set(f"heard/{own}", "")
+                    waiting.remove(other)
+            if time.monotonic() > deadline:
+                raise LostProcess(f"the processes {sorted(waiting)} did not come within {timeout}")
+            time.sleep(0.02)
+        return dist.PrefixStore(name, store)
+    while True:
+        section = store.get("section").decode()
+        store.set(f"seen/{rank}", f"{section} {name}")
+        try:
+            store.wait([f"heard/{name}"], timedelta(seconds=0.5))
+            return dist.PrefixStore(section, store)
+        except dist.DistStoreError:
+            if time.monotonic() > deadline:
+                raise LostProcess(f"the first process did not come within {timeout}") from None
 
 
 def check_device(device: torch.device) -> None:
@@ -154,5 +198,3 @@ def lost_process() -> Iterator[None]:
             reason = str(error).partition("] ")[2].partition(". ")[0] or str(error)
             raise LostProcess(f"another process of this run was lost ({reason})") from error
         raise
-
-

@@ -22,9 +22,9 @@ from detr.config_io import flatten, from_dict, to_dict
 from detr.errors import InputError
 
 CONF = Path(__file__).parent / "conf"
-GROUPS = ("model", "data", "schedule", "ablation", "sweep")
+GROUPS = ("model", "data", "schedule", "ablation", "sweep", "launcher")
 # keys that describe the experiment, not one run
-OUTSIDE = ("ablation", "sweep", "seeds", "horizon", "fresh", "workers", "plan", "storage")
+OUTSIDE = ("ablation", "sweep", "seeds", "horizon", "fresh", "workers", "plan", "launcher", "storage")
 PROGRAMS = {"config": "run.py", "search": "sweep.py"}
 
 

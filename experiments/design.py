@@ -58,7 +58,13 @@ class Ablation:
     arms: list[Arm]
     fresh: bool  # start anew beside what is there
     workers: int | None  # runs at the same time; None: what the machine takes
+    launcher: dict[str, Any]  # name and settings
     plan_only: bool = False  # say what would be run, and run nothing
+
+    @property
+    def num_processes(self) -> int:
+        """Of one run."""
+        return max(arm.config.train.num_processes for arm in self.arms)
 
     @property
     def identity(self) -> str:
@@ -172,6 +178,7 @@ def plan(overrides: list[str]) -> Ablation:
         arms=arms,
         fresh=base["fresh"],
         workers=read_workers(base["workers"]),
+        launcher=base["launcher"],
         plan_only=read_plan_only(base["plan"]),
     )
 

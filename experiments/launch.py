@@ -18,6 +18,8 @@ from experiments import tracking
 from experiments.design import Ablation, expand, plan
 from experiments.display import print_table
 from experiments.folder import Folder, write_json
+from experiments.launchers import Launcher
+from experiments.launchers.choice import build_launcher
 from experiments.lease import held
 from experiments.planning import show_plan
 from experiments.results.evidence import gather
@@ -25,17 +27,18 @@ from experiments.results.report import spoken, write
 from experiments.results.sections import title
 from experiments.results.tables import REFERENCE_NOTE, arm_table, reference_table, terminal_table
 from experiments.rundir import RunDirectory
+from experiments.stop import Stop
 from experiments.store import Store, load_store
 from experiments.sync import reconcile
 from experiments.upload import left, noted
 from experiments.uploader import Uploader
-from experiments.worker import Stop
-from experiments.workers import run_workers, worker_slots
+from experiments.workers import run_workers
 
 
 def launch(overrides: list[str], console: Console) -> int:
     """Plan, check, run what is missing and report; returns the exit code."""
     store, ablation = load_store(), plan(overrides)
+    launcher = build_launcher(ablation.launcher, ablation.workers, ablation.num_processes, store.run_root)
     folder = ablation_folder(ablation, store)
     runs = expand(ablation, folder)
     todo = [run for run in runs if RunDirectory(run.directory).status["state"] != "finished"]
@@ -45,15 +48,16 @@ def launch(overrides: list[str], console: Console) -> int:
         f"{len(runs) - len(todo)} runs are done, {len(todo)} to do"
     )
     if ablation.plan_only:
-        show_plan(ablation, todo, len(worker_slots(ablation.workers)), store, console)
+        show_plan(ablation, todo, launcher.width, store, console)
         return 0
     if todo:
-        preflight([arm.config for arm in ablation.arms], store, console)
+        preflight([arm.config for arm in ablation.arms], store, launcher, console)
     dead = reconcile(store.run_root)
     with Stop().listen() as stop, opened(ablation, folder, store), Uploader(store, [folder, *dead]) as uploader:
-        run_workers(todo, folder, ablation.workers, console, stop, uploader)
+        run_workers(todo, folder, launcher, console, stop, uploader)
         states = [RunDirectory(run.directory).status["state"] for run in runs]
-        state = "stopped" if stop.requested else "failed" if "failed" in states else "finished"
+        ended = "failed" if "failed" in states else "finished"
+        state = "stopped" if stop.requested or set(states) - {"finished", "failed"} else ended
         Folder(folder).update(state=state)
         uploader.folders = [*uploader.folders, *(run.directory for run in runs)]
         uploader.finish()
@@ -61,8 +65,8 @@ def launch(overrides: list[str], console: Console) -> int:
             report(store, folder, console)
             uploader.finish()  # the report as well
     console.print(f"run directories  {folder}")
-    if stop.requested:
-        console.print("stopped; the same command goes on")
+    if state == "stopped":
+        console.print(launcher.farewell)
         return 3
     return 1 if state == "failed" else 0
 
@@ -74,7 +78,7 @@ def ablation_folder(ablation: Ablation, store: Store) -> Path:
     return store.run_root / f"{stem}.{newest + 1 if ablation.fresh or not newest else newest}"
 
 
-def preflight(configs: list[RunConfig], store: Store, console: Console) -> None:
+def preflight(configs: list[RunConfig], store: Store, launcher: Launcher, console: Console) -> None:
     """Find what would stop a run before any of them spends time: data, images, starting weights, device."""
     data = configs[0].data
     for split in ("train", "val"):
@@ -83,7 +87,8 @@ def preflight(configs: list[RunConfig], store: Store, console: Console) -> None:
         if data.verify_images:
             verify_once(dataset, store.run_root / "verified", console)
     for config in configs:
-        choose_device(config.train.device)
+        if launcher.here:
+            choose_device(config.train.device)
         num_classes = config.model.num_classes or dataset.num_classes
         model = build_model(replace(config.model, num_classes=num_classes))
         if config.model.init_from:

@@ -27,17 +27,22 @@ def main(arguments: list[str] | None = None) -> int:
 
     from rich.console import Console
 
+    from detr.distributed import LostProcess
     from detr.errors import InputError
     from experiments.launch import launch
+    from experiments.ranks import lead
     from experiments.store import StoreError
 
     try:
         width = None if sys.stdout.isatty() else 160  # logs are not folded at 80 columns
         console = Console(highlight=False, width=width)
-        return launch(overrides, console)
+        return lead(lambda: launch(overrides, console))
     except (InputError, StoreError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except LostProcess as loss:
+        print(f"stopped: {loss}; the same command goes on", file=sys.stderr)
+        return 3
     except KeyboardInterrupt:
         print("stopped; the same command goes on", file=sys.stderr)
         return 3

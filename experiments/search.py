@@ -1,9 +1,8 @@
 """From the command line's overrides to a searched space, its re-runs at longer rungs, and its report."""
 
 import math
-import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -18,11 +17,14 @@ from experiments.best import write_ablation
 from experiments.display import print_table
 from experiments.folder import UPLOADED, Folder, write_json
 from experiments.launch import is_uploaded, preflight
+from experiments.launchers import Launcher, Process
+from experiments.launchers.choice import build_launcher
 from experiments.lease import held
 from experiments.places import MAX_DEATHS, bury, fill, search_places, states
 from experiments.results.sweep_report import best_table, spoken, title, write
 from experiments.results.sweeps import PARENT, SweepResults, trial_frame
 from experiments.sampling import build_pruner, build_sampler
+from experiments.stop import Stop
 from experiments.store import Store, load_store
 from experiments.study import open_storage, storage_address, study_name, without_password
 from experiments.sweep_display import SweepDisplay, show_plan
@@ -33,8 +35,6 @@ from experiments.tracking import Tracker
 from experiments.trial import SEARCH, TRUST, Phase, open_phase
 from experiments.upload import Upload, noted
 from experiments.uploader import Uploader
-from experiments.worker import Stop
-from experiments.workers import spawn, worker_slots
 
 POLL_SECONDS = 1.0
 
@@ -44,6 +44,7 @@ def search(overrides: list[str], console: Console) -> int:
     store, sweep = load_store(), read_sweep(overrides)
     base = config_of(sweep.overrides, [], {}, sweep.rungs[0], seed=0)
     build_sampler(sweep.sampler, 0), build_pruner(sweep, base.train.evaluations)
+    launcher = build_launcher(sweep.launcher, sweep.workers, base.train.num_processes, store.run_root)
     places = search_places(sweep)
     check_space(sweep.overrides, sweep.settings, sweep.known, sweep.rungs[0])
     console.print(f"[bold]{sweep.name}[/bold]: {sweep.question}")
@@ -51,7 +52,7 @@ def search(overrides: list[str], console: Console) -> int:
         show_plan(sweep, len(places), base, console)
         return 0
     known = [config_of(sweep.overrides, sweep.settings, values, sweep.rungs[0], 0) for values in sweep.known.values()]
-    preflight(known or [base], store, console)
+    preflight(known or [base], store, launcher, console)
     address = storage_address(sweep, store)
     store.run_root.mkdir(parents=True, exist_ok=True)
     with FileLock(store.run_root / "sweeps.lock"):  # one study, whoever comes first
@@ -62,9 +63,9 @@ def search(overrides: list[str], console: Console) -> int:
     with Stop().listen() as stop, opened(sweep, folder, address, store), Uploader(store, [folder, *dead]) as uploader:
         share_parent(study, folder, store)
         phase = open_phase(SEARCH, name, sweep)
-        run_phase(phase, time.time() + limit, console, stop)
+        run_phase(phase, launcher, time.time() + limit, console, stop)
         if len(sweep.rungs) > 1 and not stop.requested:
-            run_phase(open_phase(TRUST, name, sweep), math.inf, console, stop)
+            run_phase(open_phase(TRUST, name, sweep), launcher, math.inf, console, stop)
         failed = (trial_frame(phase.study, sweep.objectives)["state"] == "failed").any()
         Folder(folder).update(state="stopped" if stop.requested else "failed" if failed else "finished")
         uploader.folders = [folder, *dead, *(path for path in folders(folder) if path != folder)]
@@ -74,7 +75,7 @@ def search(overrides: list[str], console: Console) -> int:
             uploader.finish()  # the report as well
     console.print(f"run directories  {folder}")
     if stop.requested:
-        console.print("stopped; the same command goes on")
+        console.print(launcher.farewell)
         return 3
     return 1 if failed else 0
 
@@ -101,14 +102,13 @@ def share_parent(study: Study, folder: Path, store: Store) -> None:
         study.set_user_attr(PARENT, Upload(folder, Tracker(store)).open())
 
 
-def run_phase(phase: Phase, until: float, console: Console, stop: Stop) -> None:
+def run_phase(phase: Phase, launcher: Launcher, until: float, console: Console, stop: Stop) -> None:
     """Keep worker processes at the study until no place is left, or none may be begun any more.
 
     They take from the study what they do, as do those that other commands have started; this one waits for those, too,
     and takes over what they leave when they die. A worker that dies is replaced.
     """
-    slots = worker_slots(phase.sweep.workers)
-    active: dict[int, subprocess.Popen] = {}
+    active: dict[int, Process] = {}
     crashes, ended, asked = 0, 0, False
     with phase.claim:
         bury(phase.study, phase.directory, everywhere=phase.shared)
@@ -126,30 +126,32 @@ def run_phase(phase: Phase, until: float, console: Console, stop: Stop) -> None:
             display.update()
             if counts[TrialState.COMPLETE] + counts[TrialState.PRUNED] > ended:
                 ended, crashes = counts[TrialState.COMPLETE] + counts[TrialState.PRUNED], 0
-            if crashes > MAX_DEATHS * len(slots):
+            if crashes > MAX_DEATHS * launcher.width:
                 raise InputError(f"{crashes} workers died one after the other; see {worker_log(phase, 0)}")
             if stop.requested and not asked:
                 for process in active.values():
-                    process.terminate()  # once: it saves and leaves, and a second signal would interrupt that
+                    process.terminate()
                 asked = True
             begin = counts[TrialState.WAITING] > 0 and time.time() < until and not stop.requested
-            for slot in slots:
+            for slot in range(launcher.width):
                 if (
                     begin
                     and slot not in active
                     and len(active) < counts[TrialState.WAITING] + counts[TrialState.RUNNING]
                 ):
-                    active[slot] = start_worker(phase, slot, slots[slot], until)
+                    active[slot] = start_worker(phase, launcher, slot, until, display.update)
             if not active and not begin and (stop.requested or not counts[TrialState.RUNNING]):
                 return
             time.sleep(POLL_SECONDS)
 
 
-def start_worker(phase: Phase, slot: int, environment: dict[str, str], until: float) -> subprocess.Popen:
+def start_worker(
+    phase: Phase, launcher: Launcher, slot: int, until: float, watch: Callable[[], None]
+) -> Process:
     """A process that takes trial after trial."""
     name = phase.folder.name
-    arguments = ["experiments.trial", name, phase.name, str(until), *phase.sweep.overrides]
-    return spawn(arguments, worker_log(phase, slot), environment)
+    module = ["experiments.trial", name, phase.name, str(until), *phase.sweep.overrides]
+    return launcher.start(module, worker_log(phase, slot), watch)
 
 
 def worker_log(phase: Phase, slot: int) -> Path:
@@ -157,7 +159,7 @@ def worker_log(phase: Phase, slot: int) -> Path:
     return phase.folder / f"worker-{slot}.log"
 
 
-def check_worker(process: subprocess.Popen, log: Path, console: Console) -> bool:
+def check_worker(process: Process, log: Path, console: Console) -> bool:
     """Whether the process died; says so. InputError when it refused its input."""
     if process.returncode in (0, 3):
         return False

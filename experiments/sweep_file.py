@@ -64,6 +64,7 @@ class Sweep:
     heartbeat_seconds: int
     fresh: bool
     workers: int | None
+    launcher: dict[str, Any]  # name and settings
     plan_only: bool
 
     @property
@@ -115,6 +116,7 @@ def read_sweep(overrides: list[str]) -> Sweep:
         heartbeat_seconds=_whole("heartbeat_seconds", spec["heartbeat_seconds"]),
         fresh=base["fresh"],
         workers=read_workers(base["workers"]),
+        launcher=base["launcher"],
         plan_only=read_plan_only(base["plan"]),
     )
 

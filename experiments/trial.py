@@ -22,11 +22,13 @@ from filelock import FileLock, Timeout
 from optuna.pruners import NopPruner
 from optuna.trial import Trial, TrialState
 
+from detr.distributed import LostProcess
 from detr.errors import InputError
 from detr.train import NonFiniteLoss, Record
 from experiments.design import Run, data_fingerprint
 from experiments.lease import Held
 from experiments.places import MACHINE, Place, bury, fill, place_lock, search_places, states, trust_places
+from experiments.ranks import become, lead
 from experiments.results.sweeps import (
     METRICS,
     NUM_STEPS,
@@ -44,12 +46,13 @@ from experiments.results.sweeps import (
 )
 from experiments.rundir import RunDirectory
 from experiments.sampling import build_pruner
+from experiments.stop import Stop
 from experiments.store import Store, StoreError, load_store
 from experiments.study import open_storage, open_study, storage_address
 from experiments.sweep_file import Sweep, read_sweep
 from experiments.sweep_space import config_of, overrides_of, suggest
 from experiments.upload import noted
-from experiments.worker import Stop, execute, until_stopped
+from experiments.worker import execute, until_stopped
 
 SEARCH, TRUST = "search", "trust"
 
@@ -103,19 +106,20 @@ def refresh(phase: Phase) -> None:
     fill(phase.study, phase.places)
 
 
-def work(phase: Phase, store: Store, stop: Stop, until: float) -> None:
-    """Train trial after trial until there is nothing left to begin."""
+def work(phase: Phase, store: Store, stop: Stop, until: float) -> int:
+    """Train trial after trial until there is nothing left to begin; returns the exit code."""
     while not stop.requested and time.time() < until:
         claim = phase.claim
         claim.acquire()
         try:
             refresh(phase)
             if not states(phase.study)[TrialState.WAITING]:
-                return
+                return 0
             objective = partial(run_trial, phase=phase, store=store, stop=stop, claimed=claim.release)
             phase.study.optimize(objective, n_trials=1, catch=(Ended,))
         finally:
             claim.release(force=True)
+    return 3 if stop.requested else 0
 
 
 def run_trial(trial: Trial, phase: Phase, store: Store, stop: Stop, claimed: Callable[[], None]) -> float | list[float]:
@@ -262,12 +266,16 @@ def main(arguments: list[str]) -> int:
         sweep = read_sweep(overrides)
         store = load_store()
         phase = open_phase(phase_name, study_name, sweep)
+        base = config_of(overrides, [], {}, sweep.rungs[0], seed=0)
+        become(base.train.num_processes, ["experiments.trial", *arguments])
         with Stop().listen() as stop:
-            work(phase, store, stop, float(until))
+            return lead(lambda: work(phase, store, stop, float(until)))
     except (InputError, StoreError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    return 3 if stop.requested else 0
+    except LostProcess as loss:
+        print(f"error: {loss}", file=sys.stderr)
+        return 1
 
 
 if __name__ == "__main__":

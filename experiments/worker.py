@@ -8,53 +8,31 @@ Exit codes: 0 finished, 1 failed, 2 no run directory, 3 stopped and resumable, 4
 
 import logging
 import shutil
-import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import closing, suppress
 from functools import partial
 from pathlib import Path
 
 from detr.data import open_split
+from detr.distributed import LostProcess, Peers, launched
 from detr.draw import draw_samples
 from detr.errors import InputError
-from detr.train import Record
+from detr.train import NonFiniteLoss, Record
 from experiments import tracking
 from experiments.faults import explain
-from experiments.lease import HELD, Held, Lease
+from experiments.lease import HELD, Held, Lease, owner
 from experiments.machine import recorded_use
+from experiments.ranks import become, lead
 from experiments.rundir import RunDirectory
+from experiments.stop import Stop
 from experiments.store import Store, StoreError, load_store
 from experiments.upload import left
 from experiments.uploader import Uploader
 
 EXIT_CODES = {"finished": 0, "failed": 1, "stopped": 3}
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # schedulers warn by the last two
 MAX_WARNINGS = 20  # kept in the status; worker.log has all
-
-
-class Stop:
-    """Set by STOP_SIGNALS; the run saves and leaves after the present step. A second signal interrupts at once."""
-
-    def __init__(self) -> None:
-        self.requested = False
-
-    @contextmanager
-    def listen(self) -> Iterator["Stop"]:
-        """Handle the signals inside the block."""
-
-        def handler(number: int, frame: object) -> None:
-            if self.requested:
-                raise KeyboardInterrupt
-            self.requested = True
-
-        before = {number: signal.signal(number, handler) for number in STOP_SIGNALS}
-        try:
-            yield self
-        finally:
-            for number, old in before.items():
-                signal.signal(number, old)
 
 
 class Warnings(logging.Handler):
@@ -80,7 +58,8 @@ class Warnings(logging.Handler):
 def execute(
     directory: RunDirectory, store: Store, follow: Callable[[Iterator[Record]], str], keep_weights: bool = True
 ) -> str:
-    """Train the run, following its records; returns its state. Held when another process is at it.
+    """Train the run, following its records; returns its state. Held when another process is at it; LostProcess when
+    the run's processes can do nothing more together.
 
     `follow` consumes the records and says how they ended: finished, stopped or pruned. A failure ends them as failed.
     Without `keep_weights` a run that ends leaves no weights, here or in MLflow: a sweep has many runs.
@@ -91,7 +70,7 @@ def execute(
         directory.begin()
         with Uploader(store, [directory.path]) as uploader:
             with recorded_use(directory.path), Warnings(directory):
-                state, error = outcome(directory, follow)
+                state, error, in_step = outcome(directory, follow)
             if not keep_weights and state in ("finished", "pruned"):
                 discard_weights(directory)
             try:
@@ -100,25 +79,32 @@ def execute(
                 print(f"error: {state}: {error}; {explain(full)}", file=sys.stderr)
     if missing := left(directory.path):
         print(f"MLflow lacks {missing} of this run ({uploader.fault}); detr-sync sends them", file=sys.stderr)
+    if not in_step:
+        raise LostProcess(error or "interrupted")
     return state
 
 
-def outcome(directory: RunDirectory, follow: Callable[[Iterator[Record]], str]) -> tuple[str, str]:
-    """Train the run; its state and error."""
+def outcome(directory: RunDirectory, follow: Callable[[Iterator[Record]], str]) -> tuple[str, str, bool]:
+    """Train the run; its state and error, and whether all its processes ended it at the same point."""
+    peers = Peers.current()
+    alone = peers.size == 1
     try:
+        peers.tell(str(directory.path))
         with closing(directory.train()) as records:
             state = follow(records)
         if state == "finished":
             draw_detections(directory)
-        return state, ""
+        return state, "", True
     except KeyboardInterrupt:
-        return "stopped", ""
+        return "stopped", "", alone
+    except LostProcess as loss:
+        return "stopped", str(loss), False
     except Exception as failure:  # whatever a run dies of is kept with it, and the other runs go on
         if not isinstance(failure, InputError):
             traceback.print_exc()
             with suppress(OSError):  # the disk may be full, and the log be elsewhere
                 (directory.path / tracking.FAILURE).write_text(traceback.format_exc())
-        return "failed", explain(failure)
+        return "failed", explain(failure), alone or isinstance(failure, InputError | NonFiniteLoss)
 
 
 def until_stopped(records: Iterator[Record], stop: Stop) -> str:
@@ -149,8 +135,12 @@ def main(arguments: list[str]) -> int:
     directory = RunDirectory(Path(arguments[0]).resolve())
     try:
         store = load_store()
+        if not launched() and (holder := owner(directory.path)):  # torchrun would not pass the exit code on
+            raise Held(f"{directory.path} is being written by {holder}")
+        become(directory.config.train.num_processes, ["experiments.worker", str(directory.path)])
         with Stop().listen() as stop:
-            return EXIT_CODES[execute(directory, store, partial(until_stopped, stop=stop))]
+            follow = partial(until_stopped, stop=stop)
+            return lead(lambda: EXIT_CODES[execute(directory, store, follow)])
     except Held as held:
         print(f"error: {held}", file=sys.stderr)
         return HELD
@@ -160,6 +150,11 @@ def main(arguments: list[str]) -> int:
     except OSError as error:
         print(f"error: {explain(error)}", file=sys.stderr)
         return 1
+    except LostProcess as loss:
+        if Peers.current().size > 1:  # the command is one of the run's processes, and can do nothing more either
+            raise
+        print(f"stopped: {loss}", file=sys.stderr)
+        return EXIT_CODES["stopped"]
     except KeyboardInterrupt:
         return EXIT_CODES["stopped"]
 

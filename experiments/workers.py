@@ -1,34 +1,31 @@
-"""Runs in worker processes on this machine. They share nothing but run directories: one that dies takes none along."""
+"""Runs in worker processes. They share nothing but run directories: one that dies takes none along."""
 
-import os
 import signal
-import subprocess
-import sys
 import time
+from functools import partial
 from pathlib import Path
 
-import torch
 from rich.console import Console
 
 from experiments.design import Run
 from experiments.display import Display
+from experiments.launchers import Launcher, Process
 from experiments.lease import HELD, owner
 from experiments.rundir import RunDirectory
-from experiments.store import ROOT
+from experiments.stop import Stop
 from experiments.uploader import Uploader
-from experiments.worker import Stop
+from experiments.worker import EXIT_CODES
 
 POLL_SECONDS = 0.3
-MAX_CPU_WORKERS = 4
 
 
 def run_workers(
-    todo: list[Run], folder: Path, num_workers: int | None, console: Console, stop: Stop, uploader: Uploader
+    todo: list[Run], folder: Path, launcher: Launcher, console: Console, stop: Stop, uploader: Uploader
 ) -> None:
-    """Keep as many workers busy as the machine takes, and show their records, until all runs have ended."""
+    """Keep as many workers busy as the launcher takes, and show their records, until all runs have ended."""
     told = False
     with Display(console, len(todo)) as display:
-        workers = Workers(todo, folder, worker_slots(num_workers), display, uploader)
+        workers = Workers(todo, folder, launcher, display, uploader)
         while workers.busy:
             if stop.requested:
                 workers.stop()
@@ -45,12 +42,10 @@ class Workers:
     that one stops or dies.
     """
 
-    def __init__(
-        self, runs: list[Run], folder: Path, slots: dict[int, dict[str, str]], display: Display, uploader: Uploader
-    ) -> None:
+    def __init__(self, runs: list[Run], folder: Path, launcher: Launcher, display: Display, uploader: Uploader) -> None:
         self.waiting = list(runs)
-        self.folder, self.slots, self.display, self.uploader = folder, slots, display, uploader
-        self.active: dict[Run, tuple[int, subprocess.Popen]] = {}
+        self.folder, self.launcher, self.display, self.uploader = folder, launcher, display, uploader
+        self.active: dict[Run, Process] = {}
         self.elsewhere: list[Run] = []
         self.stopping = False
 
@@ -60,21 +55,21 @@ class Workers:
         return bool(self.waiting or self.active or self.elsewhere)
 
     def start(self) -> None:
-        """Start what the machine takes."""
-        while self.waiting and len(self.active) < len(self.slots):
+        """Start what the launcher takes."""
+        while self.waiting and len(self.active) < self.launcher.depth:
             run = self.waiting.pop(0)
             self.display.start(run.name, RunDirectory(run.directory))
             if holder := owner(run.directory):
                 self.display.say(f"{run.name}  is being trained by {holder}")
                 self.elsewhere.append(run)
+            elif RunDirectory(run.directory).status["state"] == "finished":  # by another, since this command began
+                self._finish(run)
             else:
-                used = [slot for slot, _ in self.active.values()]
-                slot = next(slot for slot in self.slots if slot not in used)
-                self.active[run] = slot, start_worker(run, self.folder, self.slots[slot])
+                self.active[run] = self._start(run)
 
     def collect(self) -> None:
         """Show the records that came, and how runs ended."""
-        for run, (_, process) in list(self.active.items()):
+        for run, process in list(self.active.items()):
             ended = process.poll() is not None
             self.display.update(run.name, RunDirectory(run.directory))
             if ended:
@@ -94,13 +89,20 @@ class Workers:
                     self.waiting.append(run)
 
     def stop(self) -> None:
-        """Ask all workers once to save and leave: a second signal would interrupt that."""
+        """Ask all workers to save and leave."""
         if not self.stopping:
             self.stopping = True
             self.waiting.clear()
             self.elsewhere.clear()
-            for _, process in self.active.values():
+            for process in self.active.values():
                 process.terminate()
+
+    def _start(self, run: Run) -> Process:
+        directory = RunDirectory.create(run, self.folder)
+        module = ["experiments.worker", str(directory.path)]
+        return self.launcher.start(
+            module, directory.path / "worker.log", partial(self.display.update, run.name, directory)
+        )
 
     def _finish(self, run: Run) -> None:
         status = RunDirectory(run.directory).status
@@ -110,48 +112,13 @@ class Workers:
         self.uploader.folders.append(run.directory)
 
 
-def start_worker(run: Run, folder: Path, environment: dict[str, str]) -> subprocess.Popen:
-    """Write the run's directory and start its worker."""
-    directory = RunDirectory.create(run, folder)
-    return spawn(["experiments.worker", str(directory.path)], directory.path / "worker.log", environment)
-
-
-def spawn(module: list[str], log: Path, environment: dict[str, str]) -> subprocess.Popen:
-    """Start `python -m module...`, in a session of its own so that Ctrl-C reaches us alone."""
-    path = {"PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
-    with log.open("a") as output:
-        return subprocess.Popen(
-            [sys.executable, "-m", *module],
-            env=os.environ | environment | path,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-
-
 def mark_dead(directory: RunDirectory, code: int) -> None:
-    """Mark a run failed whose worker died without a word."""
-    if directory.status["state"] in ("planned", "running"):
+    """Mark a run failed whose worker died without a word, and which nobody else is training."""
+    silent = code != EXIT_CODES["stopped"] and owner(directory.path) is None
+    if silent and directory.status["state"] in ("planned", "running"):
         if code == -signal.SIGKILL:
             error = "the worker was killed, as systems do when memory runs out; the same command goes on"
         else:
             log = (directory.path / "worker.log").read_text(errors="replace").strip().splitlines()
             error = f"the worker died with code {code}: {log[-1] if log else 'no message'}"
         directory.update(state="failed", error=error)
-
-
-def worker_slots(workers: int | None) -> dict[int, dict[str, str]]:
-    """Environment of each worker slot: its GPU and its share of the CPU cores.
-
-    By default one slot a GPU; without GPUs one a core, at most four.
-    """
-    cores, gpus = torch.get_num_threads(), torch.cuda.device_count()
-    count = workers or gpus or min(cores, MAX_CPU_WORKERS)
-    slots = {i: {"OMP_NUM_THREADS": str(max(1, cores // count))} for i in range(count)}
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    devices = visible.split(",") if visible else [str(i) for i in range(gpus)]
-    for i, slot in slots.items():
-        if devices and gpus:
-            slot["CUDA_VISIBLE_DEVICES"] = devices[i % len(devices)]
-    return slots

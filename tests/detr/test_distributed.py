@@ -36,7 +36,8 @@ def start(folder: Path, scenarios: dict[str, RunConfig], **environment: str) -> 
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     variables = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "OMP_NUM_THREADS": "1"}
-    variables |= {"PYTHONPATH": str(ROOT), "GLOO_SOCKET_IFNAME": "lo"} | environment
+    variables |= {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "error::FutureWarning", "GLOO_SOCKET_IFNAME": "lo"}
+    variables |= environment
     return [
         subprocess.Popen(
             [sys.executable, str(SCRIPT), str(folder), *scenarios],
