@@ -30,6 +30,19 @@ class Store:
     sweeps: str  # experiment of sweeps
     host: str
     port: int
+    optuna_storage: str | None = None  # database of sweeps; None: a journal below the run root
+
+    @property
+    def is_server(self) -> bool:
+        """Whether an MLflow server stands between us and its database."""
+        return self.tracking_uri.startswith(("http://", "https://"))
+
+    @property
+    def artifact_uri(self) -> str | None:
+        """Where new experiments keep their artifacts; None: a server decides."""
+        if self.is_server:
+            return None
+        return self.artifact_root if "://" in self.artifact_root else Path(self.artifact_root).as_uri()
 
     @property
     def database(self) -> Path | None:
@@ -58,6 +71,7 @@ def load_store(path: Path | None = None) -> Store:
         sweeps=_get(path, content, "experiments.sweeps", str),
         host=os.environ.get("MLFLOW_HOST") or _get(path, content, "server.host", str),
         port=int(os.environ.get("MLFLOW_PORT") or _get(path, content, "server.port", int)),
+        optuna_storage=_get(path, content, "optuna_storage", str) if "optuna_storage" in content else None,
     )
 
 
@@ -71,31 +85,51 @@ def _get(path: Path, content: Any, key: str, kind: type) -> Any:
 
 
 def initialise(store: Store) -> None:
-    """Create the SQLite database under a lock: first use by several processes at once would break it for good."""
+    """Create a database's tables under a lock: first use by several processes at once would break it for good."""
+    if store.is_server:
+        return
     if store.database is None:
+        store.run_root.mkdir(parents=True, exist_ok=True)
+        with FileLock(store.run_root / "store.lock"):
+            _first_use(store.tracking_uri)
         return
     store.database.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(f"{store.database}.lock"):
         if not store.database.exists():
-            from mlflow import MlflowClient  # takes a second, and only the first use needs it
-
-            logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of every table that it makes
             beside = store.database.with_suffix(".unfinished")  # a killed set-up leaves no half-made database
             beside.unlink(missing_ok=True)
-            MlflowClient(f"{SQLITE}{beside}").search_experiments(max_results=1)
+            _first_use(f"{SQLITE}{beside}")
             beside.rename(store.database)
             with sqlite3.connect(store.database) as connection:
                 connection.execute("PRAGMA journal_mode=WAL")  # readers and writers do not wait for each other
 
 
+def _first_use(uri: str) -> None:
+    from mlflow import MlflowClient  # takes a second, and only the first use needs it
+
+    logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of every table that it makes
+    MlflowClient(uri).search_experiments(max_results=1)
+
+
+def server_arguments(store: Store) -> list[str]:
+    """What `mlflow server` is to serve, with two processes instead of MLflow's ten.
+
+    On a database that others can reach it is a team's server: it passes artifacts on to their root, be it a disk or
+    s3://..., and those who log need neither that disk nor its credentials.
+    """
+    root = "--default-artifact-root" if store.database else "--artifacts-destination"
+    arguments = ["--backend-store-uri", store.tracking_uri, root, store.artifact_root]
+    return [*arguments, "--host", store.host, "--port", str(store.port), "--workers", "1"]
+
+
 def serve(store: Store) -> None:
-    """Replace this process by the MLflow UI on the store, with two processes instead of MLflow's ten."""
+    """Replace this process by the MLflow UI on the store."""
+    if store.is_server:
+        raise StoreError(f"tracking_uri={store.tracking_uri} is a server, and has a UI of its own")
     initialise(store)
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     print(f"MLflow UI: http://{store.host}:{store.port}", flush=True)  # noqa: T201
-    arguments = ["--backend-store-uri", store.tracking_uri, "--default-artifact-root", store.artifact_root]
-    arguments += ["--host", store.host, "--port", str(store.port), "--workers", "1"]
-    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *arguments])
+    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *server_arguments(store)])
 
 
 if __name__ == "__main__":

@@ -23,14 +23,15 @@ optuna.logging.set_verbosity(optuna.logging.ERROR)  # what happens to a trial is
 
 
 def storage_address(sweep: Sweep, store: Store) -> str:
-    """Where the study is, the same from any working directory: the URL of a database, or the path of a journal, which
-    is below the run root where the sweep names no storage.
+    """Where the study is, the same from any working directory: the URL of a database, or the path of a journal. Where
+    the sweep names no storage it is that of mlflow.yaml, or else a journal below the run root.
     """
-    if sweep.storage is None:
+    storage = sweep.storage or store.optuna_storage
+    if storage is None:
         return str(store.run_root / "sweeps.journal")
-    if sweep.storage.startswith(SQLITE):
-        return SQLITE + str(Path(sweep.storage.removeprefix(SQLITE)).resolve())
-    return sweep.storage if "://" in sweep.storage else str(Path(sweep.storage).resolve())
+    if storage.startswith(SQLITE):
+        return SQLITE + str(Path(storage.removeprefix(SQLITE)).resolve())
+    return storage if "://" in storage else str(Path(storage).resolve())
 
 
 def open_storage(address: str, sweep: Sweep, store: Store) -> BaseStorage:

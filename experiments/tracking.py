@@ -84,12 +84,8 @@ class Tracker:
         found = self.client.get_experiment_by_name(name)
         if found:
             return found.experiment_id
-        location = None
-        if self.store.database:
-            Path(self.store.artifact_root).mkdir(parents=True, exist_ok=True)
-            location = Path(self.store.artifact_root).as_uri()
         try:
-            return self.client.create_experiment(name, artifact_location=location)
+            return self.client.create_experiment(name, artifact_location=self.store.artifact_uri)
         except MlflowException:  # another process was faster
             return self.client.get_experiment_by_name(name).experiment_id
 
