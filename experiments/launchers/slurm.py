@@ -30,6 +30,7 @@ REQUEUES = 1000  # after time limits; submitit gives up after three
 MISSED_LOOKS = 2  # a job that squeue did not list so often has ended, and what it wrote can be seen here as well
 DETACHED = 3  # exit code of a job that goes on without us: it can be collected later
 JOBS = 16  # at the same time, by default
+ARRAY = 1000  # SLURM's own limit, MaxArraySize, is 1001 where it was not changed
 
 
 @dataclass(frozen=True)
@@ -94,10 +95,12 @@ class Slurm:
         return job
 
     def submit(self) -> None:
-        """Submit, as one array, what was started since the last call."""
+        """Submit what was started since the last call, as arrays of at most ARRAY jobs."""
         jobs, self.unsubmitted = [job for job in self.unsubmitted if job.returncode is None], []
-        if not jobs:
-            return
+        for first in range(0, len(jobs), ARRAY):
+            self._submit_array(jobs[first : first + ARRAY])
+
+    def _submit_array(self, jobs: list["Job"]) -> None:
         executor = submitit.SlurmExecutor(self.folder, max_num_timeout=REQUEUES)
         executor.update_parameters(**self.parameters())
         try:
