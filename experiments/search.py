@@ -1,6 +1,7 @@
 """From the command line's overrides to a searched space, its re-runs at longer rungs, and its report."""
 
 import math
+import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -22,7 +23,7 @@ from experiments.launchers.choice import build_launcher
 from experiments.lease import held
 from experiments.places import MAX_DEATHS, bury, fill, search_places, states
 from experiments.results.sweep_report import best_table, spoken, title, write
-from experiments.results.sweeps import PARENT, SweepResults, trial_frame
+from experiments.results.sweeps import PARENT, SweepResults
 from experiments.sampling import build_pruner, build_sampler
 from experiments.stop import Stop
 from experiments.store import Store, load_store
@@ -66,7 +67,7 @@ def search(overrides: list[str], console: Console) -> int:
         run_phase(phase, launcher, time.time() + limit, console, stop)
         if len(sweep.rungs) > 1 and not stop.requested:
             run_phase(open_phase(TRUST, name, sweep), launcher, math.inf, console, stop)
-        failed = (trial_frame(phase.study, sweep.objectives)["state"] == "failed").any()
+        failed = states(phase.study)[TrialState.FAIL] > 0
         Folder(folder).update(state="stopped" if stop.requested else "failed" if failed else "finished")
         uploader.folders = [folder, *dead, *(path for path in folders(folder) if path != folder)]
         uploader.finish()
@@ -93,13 +94,18 @@ def opened(sweep: Sweep, folder: Path, address: str, store: Store) -> Iterator[N
 
 
 def share_parent(study: Study, folder: Path, store: Store) -> None:
-    """Machines that work at one study log below one MLflow run: the first that reaches MLflow notes it in the study."""
-    if run_id := study.user_attrs.get(PARENT):
+    """Machines that work at one study log below one MLflow run: the first that reaches MLflow notes it in the study.
+
+    Those that share the study's database but no tracking server have a run of their own each.
+    """
+    address = without_password(store.tracking_uri)
+    key = f"{PARENT} {f'{platform.node()} {address}' if store.database else address}"
+    if run_id := study.user_attrs.get(key):
         if not noted(folder)["run_id"]:
             write_json(folder / UPLOADED, {"run_id": run_id})
         return
     with suppress(Exception):  # MLflow is away; the uploader tries again, and says so
-        study.set_user_attr(PARENT, Upload(folder, Tracker(store)).open())
+        study.set_user_attr(key, Upload(folder, Tracker(store)).open())
 
 
 def run_phase(phase: Phase, launcher: Launcher, until: float, console: Console, stop: Stop) -> None:
@@ -179,9 +185,11 @@ def report(sweep: Sweep, store: Store, phase: Phase, console: Console) -> None:
     for line in spoken(results):
         console.print(line, markup=False)
     output = phase.folder / tracking.REPORT
-    write(results, output)
     best = output / "best.yaml"
-    if write_ablation(sweep, phase.study, best):
+    with FileLock(phase.folder / "report.lock"):  # commands that joined end together
+        write(results, output)
+        found = write_ablation(sweep, phase.study, best)
+    if found:
         console.print(f"ablation         python experiments/run.py ablation={best} seeds=[0,1,2,3,4,5]")
     else:
         console.print("ablation         none: no finished trial is better than what was known")

@@ -1,6 +1,7 @@
 """The Optuna study of a sweep and the storage that it is kept in."""
 
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import optuna
@@ -31,7 +32,7 @@ def storage_address(sweep: Sweep, store: Store) -> str:
         return str(store.run_root / "sweeps.journal")
     if storage.startswith(SQLITE):
         return SQLITE + str(Path(storage.removeprefix(SQLITE)).resolve())
-    return storage if "://" in storage else str(Path(storage).resolve())
+    return with_driver(storage) if "://" in storage else str(Path(storage).resolve())
 
 
 def open_storage(address: str, sweep: Sweep, store: Store) -> BaseStorage:
@@ -45,7 +46,8 @@ def open_storage(address: str, sweep: Sweep, store: Store) -> BaseStorage:
             warnings.simplefilter("ignore", ExperimentalWarning)
             return RDBStorage(address, heartbeat_interval=beat, grace_period=2 * beat)
     except ImportError as error:
-        raise InputError(f"storage={without_password(address)}: its driver is missing ({error})") from None
+        remedy = "; pip install -e '.[postgres]'" if address.startswith("postgresql") else ""
+        raise InputError(f"storage={without_password(address)}: its driver is missing ({error}){remedy}") from None
     except sqlalchemy.exc.SQLAlchemyError as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"storage={without_password(address)}: cannot be opened ({reason})") from None
@@ -56,9 +58,20 @@ def without_password(address: str) -> str:
     if "://" not in address:
         return address
     try:
-        return sqlalchemy.make_url(address).set(password=None).render_as_string()
+        url = sqlalchemy.make_url(address)
     except sqlalchemy.exc.ArgumentError:
         return "(not a URL)"
+    return sqlalchemy.URL.create(
+        url.drivername, url.username, host=url.host, port=url.port, database=url.database, query=url.query
+    ).render_as_string()
+
+
+def with_driver(address: str) -> str:
+    """postgresql:// with the driver that is installed; which one SQLAlchemy takes by itself depends on its release."""
+    for driver in ("psycopg", "psycopg2"):
+        if address.startswith("postgresql://") and find_spec(driver):
+            return address.replace("postgresql", f"postgresql+{driver}", 1)
+    return address
 
 
 def sweep_identity(sweep: Sweep) -> str:

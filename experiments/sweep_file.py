@@ -95,6 +95,8 @@ def read_sweep(overrides: list[str]) -> Sweep:
     _check_shared(overrides, base)
     settings = read_space(spec["space"])
     _check_overruled(overrides, settings)
+    objectives = _read_objectives(spec["objective"])
+    _check_comparable(objectives, settings)
     seeds = read_seeds(base["seeds"])
     trust = _read_trust(spec["trust"], seeds)
     return Sweep(
@@ -103,7 +105,7 @@ def read_sweep(overrides: list[str]) -> Sweep:
         overrides=overrides,
         settings=settings,
         known=read_known(spec["known"], settings, base),
-        objectives=_read_objectives(spec["objective"]),
+        objectives=objectives,
         sampler=_named("sampler", spec["sampler"]),
         pruner=_named("pruner", spec["pruner"]),
         trials=_whole("trials", spec["trials"]),
@@ -142,6 +144,18 @@ def _check_overruled(overrides: list[str], settings: list[Setting]) -> None:
         searched |= dict.fromkeys(keys, f"sweep.space.{setting.name} searches it")
 
 
+def _check_comparable(objectives: dict[str, str], settings: list[Setting]) -> None:
+    """A loss is no objective where its own weights, or the number of layers that it sums over, are searched."""
+    lost = [metric for metric in objectives if metric.startswith("val/loss")]
+    for setting in settings if lost else []:
+        for key in (override_key(o) for value in setting.ends() for o in setting.overrides(value)):
+            if key.startswith("loss.") or key == "model.num_decoder_layers":
+                raise InputError(
+                    f"sweep.space.{setting.name}: {key} changes what {lost[0]} is, so its values cannot be compared; "
+                    "set sweep.objective=val/AP, or do not search it"
+                )
+
+
 def _read_objectives(value: Any) -> dict[str, str]:
     metrics = value if isinstance(value, list) else [value]
     for metric in metrics:
@@ -154,7 +168,10 @@ def _read_objectives(value: Any) -> dict[str, str]:
 def _read_rungs(value: Any) -> list[str]:
     if not isinstance(value, list):
         raise InputError(f'sweep.rungs={value!r}: give a list of lengths, as in ["600 steps", "1800 steps"]')
-    horizons = [parse_horizon(str(rung)) for rung in value]
+    try:
+        horizons = [parse_horizon(str(rung)) for rung in value]
+    except InputError as error:
+        raise InputError(f"sweep.rungs: {error}") from None
     if len({h.unit for h in horizons}) > 1 or sorted({h.amount for h in horizons}) != [h.amount for h in horizons]:
         raise InputError(f"sweep.rungs={value!r}: lengths must rise, all in the same unit")
     return [str(rung) for rung in value]

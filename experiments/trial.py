@@ -10,7 +10,8 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -110,34 +111,34 @@ def work(phase: Phase, store: Store, stop: Stop, until: float) -> int:
     """Train trial after trial until there is nothing left to begin; returns the exit code."""
     while not stop.requested and time.time() < until:
         claim = phase.claim
-        claim.acquire()
-        try:
+        with ExitStack() as locks:  # that of the place is held until Optuna has been told how its trial ended
+            locks.callback(claim.release, force=True)
+            claim.acquire()
             refresh(phase)
             if not states(phase.study)[TrialState.WAITING]:
                 return 0
-            objective = partial(run_trial, phase=phase, store=store, stop=stop, claimed=claim.release)
+            objective = partial(run_trial, phase=phase, store=store, stop=stop, claim=claim, locks=locks)
             phase.study.optimize(objective, n_trials=1, catch=(Ended,))
-        finally:
-            claim.release(force=True)
     return 3 if stop.requested else 0
 
 
-def run_trial(trial: Trial, phase: Phase, store: Store, stop: Stop, claimed: Callable[[], None]) -> float | list[float]:
-    """Optuna's objective: hold the place, choose the values, train every seed; `claimed` gives the claim lock back."""
+def run_trial(
+    trial: Trial, phase: Phase, store: Store, stop: Stop, claim: FileLock, locks: ExitStack
+) -> float | list[float]:
+    """Optuna's objective: lock the place, choose the values, give the claim back, train every seed."""
     place = trial.user_attrs.get(PLACE)
     if place is None or holders(phase.study)[place].number != trial.number:
         trial.set_user_attr(SURPLUS, True)  # another machine was faster
         raise Ended
     try:
-        lock = FileLock(place_lock(phase.directory, place)).acquire(timeout=1)
+        locks.enter_context(FileLock(place_lock(phase.directory, place), timeout=1))
     except Timeout:
         trial.set_user_attr(REASON, "a process that was taken for dead still works at its place")
         raise Ended from None
-    with lock:
-        chosen = suggest(trial, phase.sweep.settings)
-        trial.set_user_attr(MACHINE, platform.node())
-        claimed()
-        return train_seeds(trial, phase, chosen, store, stop)
+    chosen = suggest(trial, phase.sweep.settings)
+    trial.set_user_attr(MACHINE, platform.node())
+    claim.release()
+    return train_seeds(trial, phase, chosen, store, stop)
 
 
 def train_seeds(trial: Trial, phase: Phase, chosen: dict[str, Any], store: Store, stop: Stop) -> float | list[float]:

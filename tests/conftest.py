@@ -27,9 +27,11 @@ def run_python():
 
 @pytest.fixture(scope="session")
 def command():
-    """Run `experiments/run.py` on a store of the test's own; returns the completed process with its texts."""
+    """Run `experiments/run.py`, or sweep.py, on a store of the test's own; returns the completed process."""
 
-    def run(store: Path, *overrides: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(
+        store: Path, *overrides: str, program: str = "run.py", **environment: str
+    ) -> subprocess.CompletedProcess[str]:
         store.mkdir(parents=True, exist_ok=True)
         if not (store / "mlflow.yaml").exists():
             (store / "mlflow.yaml").write_text((ROOT / "mlflow.yaml").read_text())
@@ -37,7 +39,7 @@ def command():
         for name in ("MLFLOW_TRACKING_URI", "MLFLOW_DEFAULT_ARTIFACT_ROOT"):
             variables.pop(name, None)
         return subprocess.run(
-            [sys.executable, str(ROOT / "experiments/run.py"), *overrides],
+            [sys.executable, str(ROOT / "experiments" / program), *overrides],
             cwd=store,
             env=variables | environment,
             capture_output=True,

@@ -34,7 +34,7 @@ STEPS, NUM_STEPS = "steps", "num_steps"  # optimiser steps done and planned, ove
 SECONDS = "seconds"  # of training, over its seeds
 RUN_ID = "mlflow_run_id"  # of its first seed
 TRIAL, RUNG = "trial", "rung"  # in the trust study: number of the trial that is re-run, and for how long
-PARENT = "mlflow_run_id"  # attribute of the study
+PARENT = "mlflow_run_id"  # attribute of the study, with the tracking address behind it
 
 TRUST_SUFFIX = ".trust"  # name of the study of the re-runs
 STATES = {
