@@ -154,7 +154,7 @@ def test_a_place_that_is_offered_twice_is_worked_at_once(tmp_path, sweep, monkey
     study = optuna.create_study(study_name="x", storage=journal(tmp_path / "journal"), direction="maximize")
     for _ in range(2):  # two machines that found it empty
         study.add_trial(optuna.trial.create_trial(state=TrialState.WAITING, user_attrs={PLACE: 0}))
-    work(Phase("search", sweep, study, search_places(sweep), tmp_path, True, ""), None, Stop(), float("inf"))
+    work(Phase("search", sweep, study, search_places(sweep), tmp_path, True), None, Stop(), float("inf"))
     assert trained == [0, *range(2, 13)]
     assert [t.number for t in study.trials if SURPLUS in t.user_attrs] == [1]
 
