@@ -1,5 +1,7 @@
 """Pages run by AppTest on stores made by hand."""
 
+import sys
+
 import pytest
 from stored import Builder
 from streamlit.testing.v1 import AppTest
@@ -16,6 +18,12 @@ def script(view: str) -> None:
     with states.told():
         choices.pick_ablation()
         importlib.import_module(f"dashboard.views.{view}").render()
+
+
+@pytest.fixture(autouse=True)
+def same_main(monkeypatch):
+    """AppTest leaves its script as `__main__`, which processes that later tests start would run again."""
+    monkeypatch.setitem(sys.modules, "__main__", sys.modules["__main__"])
 
 
 @pytest.fixture(scope="session")
