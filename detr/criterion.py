@@ -2,13 +2,14 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from detr.boxes import cxcywh_to_xyxy, generalized_iou
 from detr.config import LossConfig
-from detr.matcher import HungarianMatcher, Match, stack_layers
+from detr.matcher import HungarianMatcher, stack_layers
 
 
 @dataclass(frozen=True)
@@ -62,34 +63,46 @@ class SetCriterion(nn.Module):
                       with "_0".."_{L-2}"; class_error in percent of the matched objects, NaN when there are none
         """
         logits, boxes = stack_layers(outputs if self.config.aux_loss else {**outputs, "aux_outputs": []})
-        targets = [{"labels": t["labels"], "boxes": t["boxes"].float()} for t in targets]
         n = normalizers or self.normalizers(targets, logits.shape[2])
-        matches = self.matcher.match_layers(logits, boxes, targets)
-        layer, image, query, target = _flat_indices(matches, targets, logits.device)
-        labels = torch.cat([t["labels"] for t in targets])[target]  # (M,) objects of all layers and images
-        target_boxes = torch.cat([t["boxes"] for t in targets])[target]  # (M, 4)
+        query, target = self._matches(logits, boxes, targets)  # both (L * M)
+        labels = torch.cat([t["labels"].long() for t in targets])[target]
+        target_boxes = torch.cat([t["boxes"].float() for t in targets])[target]  # (L * M, 4)
+        cardinality_error = _cardinality_error(logits, targets)
 
-        classes = torch.full(logits.shape[:3], self.num_classes, dtype=torch.int64, device=logits.device)
-        classes[layer, image, query] = labels
-        cross_entropy = F.cross_entropy(
-            logits.movedim(-1, 1).float(), classes, self.class_weight.to(logits.device), reduction="none"
-        )  # (L, B, Q)
-        matched_boxes = boxes[layer, image, query].float()  # (M, 4)
+        num_layers = len(logits)
+        logits, boxes = logits.flatten(0, 2).float(), boxes.flatten(0, 2).float()  # (L * B * Q, C + 1), (L * B * Q, 4)
+        classes = torch.full(logits.shape[:1], self.num_classes, device=logits.device).index_copy_(0, query, labels)
+        cross_entropy = F.cross_entropy(logits, classes, self.class_weight.to(logits.device), reduction="none")
+        matched_boxes = boxes[query]
         giou = generalized_iou(cxcywh_to_xyxy(matched_boxes), cxcywh_to_xyxy(target_boxes))
-        per_layer = torch.zeros(len(logits), device=logits.device)
+        # Every layer has the same number of queries, and of matches.
         by_layer = {
-            "loss_ce": cross_entropy.sum((1, 2)) / n.class_weight,
-            "loss_bbox": per_layer.index_add(0, layer, (matched_boxes - target_boxes).abs().sum(-1)) / n.num_boxes,
-            "loss_giou": per_layer.index_add(0, layer, 1 - giou) / n.num_boxes,
-            "cardinality_error": _cardinality_error(logits, targets) / n.num_images,
+            "loss_ce": cross_entropy.view(num_layers, -1).sum(1) / n.class_weight,
+            "loss_bbox": (matched_boxes - target_boxes).abs().view(num_layers, -1).sum(1) / n.num_boxes,
+            "loss_giou": (1 - giou).view(num_layers, -1).sum(1) / n.num_boxes,
+            "cardinality_error": cardinality_error / n.num_images,
         }
-        last = layer == len(logits) - 1
-        wrong = (logits[-1, image[last], query[last]].argmax(-1) != labels[last]).sum()
-        losses = {key: values[-1] for key, values in by_layer.items()}
-        losses["class_error"] = 100 * wrong / torch.tensor(n.num_matched, device=logits.device)
-        for i in range(len(logits) - 1):
-            losses |= {f"{key}_{i}": values[i] for key, values in by_layer.items()}
+        last = slice(len(query) - len(query) // num_layers, None)
+        wrong = (logits[query[last]].argmax(-1) != labels[last]).sum()
+        losses = {"class_error": 100 * wrong / n.num_matched}  # 0 / 0 without objects
+        for key, values in by_layer.items():
+            *before, losses[key] = values.unbind()
+            losses |= {f"{key}_{i}": value for i, value in enumerate(before)}
         return losses
+
+    def _matches(self, logits: Tensor, boxes: Tensor, targets: list[dict[str, Tensor]]) -> Tensor:
+        """(2, L * M): of every match the row among the (L * B * Q) queries, and among the objects of all images.
+
+        Computed on the host, where the matches are, and copied to the device without waiting for it.
+        """
+        pairs = self.matcher.assign(logits, boxes, targets)  # (L, 2, M), numbered within their image
+        num_layers, batch, num_queries = logits.shape[:3]
+        sizes = np.array([len(t["labels"]) for t in targets])
+        image = np.arange(batch).repeat(sizes.clip(max=num_queries))  # (M)
+        queries = (np.arange(num_layers)[:, None] * batch + image) * num_queries + pairs[:, 0]  # (L, M)
+        objects = (sizes.cumsum() - sizes)[image] + pairs[:, 1]
+        table = torch.from_numpy(np.stack([queries.ravel(), objects.ravel()]))
+        return table.to(logits.device, non_blocking=True)
 
     def total(self, losses: dict[str, Tensor]) -> Tensor:
         """The weighted sum that is minimised."""
@@ -102,21 +115,9 @@ class SetCriterion(nn.Module):
         return torch.stack([value * weights[name] for value, name in parts]).sum()
 
 
-def _flat_indices(
-    matches: list[list[Match]], targets: list[dict[str, Tensor]], device: torch.device
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """(layer, image, query, target) of every match, target counting through the objects of all images."""
-    starts = torch.tensor([0, *[len(t["labels"]) for t in targets]]).cumsum(0)
-    rows = [
-        torch.stack([torch.full_like(query, i), torch.full_like(query, b), query, target + starts[b]])
-        for i, layer in enumerate(matches)
-        for b, (query, target) in enumerate(layer)
-    ]
-    return tuple(torch.cat(rows, dim=1).to(device))
-
-
 def _cardinality_error(logits: Tensor, targets: list[dict[str, Tensor]]) -> Tensor:
     """Per layer the sum over images of |queries that predict an object - objects|; for the log only."""
-    predicted = (logits.detach().argmax(-1) != logits.shape[-1] - 1).sum(-1)  # (L, B)
-    actual = torch.tensor([len(t["labels"]) for t in targets], device=logits.device)
+    logits = logits.detach()
+    predicted = (logits[..., :-1].amax(-1) >= logits[..., -1]).sum(-1)  # (L, B)
+    actual = torch.tensor([len(t["labels"]) for t in targets]).to(logits.device, non_blocking=True)
     return (predicted - actual).abs().sum(-1).float()

@@ -1,8 +1,10 @@
 """One-to-one matching of predictions and objects (facebookresearch/detr, models/matcher.py)."""
 
+import numpy as np
 import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from detr.boxes import cxcywh_to_xyxy, generalized_iou
 from detr.config import LossConfig
@@ -40,31 +42,38 @@ class HungarianMatcher(nn.Module):
         """
         return self.match_layers(outputs["pred_logits"][None], outputs["pred_boxes"][None], targets)[0]
 
-    @torch.no_grad()
     def match_layers(self, logits: Tensor, boxes: Tensor, targets: list[dict[str, Tensor]]) -> list[list[Match]]:
         """Match every decoder layer by itself: logits (L, B, Q, C + 1), boxes (L, B, Q, 4) -> L lists of B matches."""
+        counts = [min(len(t["labels"]), logits.shape[2]) for t in targets]
+        pairs = torch.from_numpy(self.assign(logits, boxes, targets))
+        return [[tuple(match) for match in layer.split(counts, dim=1)] for layer in pairs]
+
+    @torch.no_grad()
+    def assign(self, logits: Tensor, boxes: Tensor, targets: list[dict[str, Tensor]]) -> np.ndarray:
+        """The matches of `match_layers` in one table (L, 2, M): query_index and target_index of a layer's M matches,
+        image by image, min(n, Q) of each.
+        """
         sizes = [len(t["labels"]) for t in targets]
         # One matrix for all layers, padded to the image with most objects: one copy to the host a step.
-        labels = logits.new_zeros(len(targets), max(sizes, default=0), dtype=torch.int64)
-        target_boxes = boxes.new_zeros(*labels.shape, 4, dtype=torch.float32)
-        for i, target in enumerate(targets):
-            labels[i, : sizes[i]] = target["labels"]
-            target_boxes[i, : sizes[i]] = target["boxes"]
+        labels = pad_sequence([t["labels"].long() for t in targets], batch_first=True)  # (B, n)
+        target_boxes = pad_sequence([t["boxes"].float() for t in targets], batch_first=True)  # (B, n, 4)
         cost = self.cost(logits.float(), boxes.float(), labels, target_boxes).cpu()
         # A non-finite cost has no best assignment. It gets any, and the loss it leads to stops the run by name.
         cost = cost.nan_to_num(nan=0.0).numpy()
-        return [[_assign(layer[i, :, :n]) for i, n in enumerate(sizes)] for layer in cost]
+        return np.stack([np.hstack([_assign(layer[i, :n]) for i, n in enumerate(sizes)]) for layer in cost])
 
     def cost(self, logits: Tensor, boxes: Tensor, labels: Tensor, target_boxes: Tensor) -> Tensor:
-        """(L, B, Q, C + 1), (L, B, Q, 4), (B, n), (B, n, 4) -> matching costs (L, B, Q, n)."""
-        probability = logits.softmax(-1)
-        index = labels[None, :, None].expand(*probability.shape[:3], -1)  # (L, B, Q, n)
-        boxes, target_boxes = boxes[..., None, :], target_boxes[None, :, None]  # (L, B, Q, 1, 4), (1, B, 1, n, 4)
+        """(L, B, Q, C + 1), (L, B, Q, 4), (B, n), (B, n, 4) -> matching costs (L, B, n, Q)."""
+        index = labels[None, :, None].expand(*logits.shape[:3], -1)  # (L, B, Q, n)
+        probability = logits.softmax(-1).gather(-1, index).transpose(-2, -1)
+        boxes, target_boxes = boxes[:, :, None], target_boxes[:, :, None]  # (L, B, 1, Q, 4), (B, n, 1, 4)
         giou = generalized_iou(cxcywh_to_xyxy(boxes), cxcywh_to_xyxy(target_boxes))
-        distance = (boxes - target_boxes).abs().sum(-1)
-        return self.cost_bbox * distance - self.cost_class * probability.gather(-1, index) - self.cost_giou * giou
+        distance = torch.cdist(target_boxes[:, :, 0], boxes[:, :, 0], p=1)
+        return self.cost_bbox * distance - self.cost_class * probability - self.cost_giou * giou
 
 
-def _assign(cost) -> Match:
-    queries, objects = linear_sum_assignment(cost)
-    return torch.as_tensor(queries, dtype=torch.int64), torch.as_tensor(objects, dtype=torch.int64)
+def _assign(cost: np.ndarray) -> np.ndarray:
+    """(n, Q) -> query_index and target_index (2, min(n, Q)), sorted by query."""
+    objects, queries = linear_sum_assignment(cost)
+    order = queries.argsort()
+    return np.stack([queries[order], objects[order]])
