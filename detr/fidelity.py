@@ -187,7 +187,7 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
         optimizer.zero_grad()
         total.backward()
         norms = {name: p.grad.norm().item() for name, p in model.named_parameters() if p.grad is not None}
-        norm = clip_gradients(model, case["clip"])
+        norm = clip_gradients(model.parameters(), case["clip"]).item()
         optimizer.step()
         figures["steps"].append({"loss": total.item(), "grad_norm": norm})
         if step == 0:

@@ -1,7 +1,8 @@
 """AdamW with a group for the backbone (facebookresearch/detr, main.py)."""
 
-import torch
-from torch import nn
+from collections.abc import Iterable
+
+from torch import Tensor, nn
 from torch.optim import AdamW
 
 from detr.config import OptimConfig, ScheduleConfig
@@ -38,8 +39,9 @@ def set_lr(optimizer: AdamW, optim: OptimConfig, schedule: ScheduleConfig, progr
         group["lr"] = optim.lr * ratio * factor
 
 
-def clip_gradients(model: nn.Module, clip_norm: float) -> float:
-    """Clip the gradient to `clip_norm` over all parameters and return its norm before that; 0 only measures."""
-    parameters = [p for p in model.parameters() if p.grad is not None]
-    bound = clip_norm or float("inf")
-    return torch.nn.utils.clip_grad_norm_(parameters, bound).item()
+def clip_gradients(parameters: Iterable[nn.Parameter], clip_norm: float) -> Tensor:
+    """Clip the gradient to `clip_norm` over all parameters; 0 only measures. Returns its norm before that, a scalar on
+    the device, so that nobody waits for it here.
+    """
+    parameters = [p for p in parameters if p.grad is not None]
+    return nn.utils.clip_grad_norm_(parameters, clip_norm or float("inf"))

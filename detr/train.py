@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.optim import AdamW
 from torch.utils.data import DataLoader
 
@@ -27,6 +28,7 @@ from detr.errors import InputError
 from detr.evaluation import evaluate_coco, predict_dataset, validation_loader
 from detr.models import build_model
 from detr.optim import build_optimizer, clip_gradients, set_lr
+from detr.precision import autocast, grad_scaler, seed_dropout, set_tf32
 from detr.schedule import parse_horizon
 from detr.seeds import derived_seed
 from detr.validation_watch import ValidationWatch
@@ -57,6 +59,7 @@ class Progress:
     seconds: float = 0.0
     clipped: int = 0  # steps whose gradient was scaled down
     scale_sum: float = 0.0  # of min(1, clip_norm / norm) over the steps
+    skipped: int = 0  # steps left out because their gradient overflowed in float16
     best_AP: float = -1.0
     evaluated: int = 0  # step of the last evaluation
     norms: list[float] = field(default_factory=list)  # of the gradients since then, for the diagnostics
@@ -84,6 +87,7 @@ class Setup:
     criterion: SetCriterion
     replica: nn.Module  # the model, as one of several processes runs it forward and backward
     optimizer: AdamW
+    scaler: GradScaler  # of the loss; it does nothing unless the precision is float16
     num_steps: int
     peers: Peers
 
@@ -102,6 +106,8 @@ def _prepare_alone(config: RunConfig, peers: Peers) -> Setup:
         torch.set_num_threads(config.train.num_threads)
     device = choose_device(config.train.device)
     check_device(device)
+    if device.type == "cuda":
+        set_tf32(config.train.precision == "tf32")
     train_set, val_set = open_split(config.data, "train", config.seed), open_split(config.data, "val")
     if train_set.names != val_set.names:
         raise InputError(f"{train_set.annotations} and {val_set.annotations} have different categories")
@@ -121,7 +127,8 @@ def _prepare_alone(config: RunConfig, peers: Peers) -> Setup:
         len(train_set), config.train.batch_size * config.train.accumulate, config.schedule.full_epochs
     )
     criterion = SetCriterion(num_classes, config.loss).to(device)
-    return Setup(config, device, train_set, val_set, model, criterion, model, optimizer, num_steps, peers)
+    scaler = grad_scaler(device, config.train.precision)
+    return Setup(config, device, train_set, val_set, model, criterion, model, optimizer, scaler, num_steps, peers)
 
 
 def train(config: RunConfig, directory: Path | None = None) -> Iterator[Record]:
@@ -186,13 +193,17 @@ def train(config: RunConfig, directory: Path | None = None) -> Iterator[Record]:
 
 def train_step(setup: Setup, progress: Progress, micro_batches: list[Batch]) -> dict[str, float]:
     """One optimiser step over the micro-batches, whose losses add up to that of the whole effective batch."""
-    model, config = setup.model, setup.config
+    config, optimizer, scaler = setup.config, setup.optimizer, setup.scaler
     own = [{"labels": t["labels"], "image_id": t["image_id"]} for batch in micro_batches for t in batch.targets]
     targets = [target for part in setup.peers.gather(own) for target in part]  # of the whole effective batch
     normalizers = setup.criterion.normalizers(targets, config.model.num_queries)
-    metrics = accumulate(setup, progress, micro_batches, normalizers)
-    norm = clip_gradients(model, config.optim.clip_norm)
-    if not (math.isfinite(metrics["train/loss"]) and math.isfinite(norm)):
+    sums = accumulate(setup, progress, micro_batches, normalizers)
+    scaler.unscale_(optimizer)  # before clipping: the bound, and the norm that is logged, are the true gradient's
+    norm = clip_gradients((p for group in optimizer.param_groups for p in group["params"]), config.optim.clip_norm)
+    *losses, norm = torch.cat([sums, norm[None]]).tolist()  # the only wait for the device, but for the matcher's
+    metrics = {f"train/{key}": value for key, value in zip(LOGGED_LOSSES, losses, strict=True)}
+    skipped = not math.isfinite(norm) and scaler.get_scale() > 1  # the factor of other precisions is 1
+    if not (math.isfinite(metrics["train/loss"]) and (math.isfinite(norm) or skipped)):
         image_ids = [target["image_id"] for target in targets]
         raise NonFiniteLoss(
             f"step {progress.step + 1}: the loss is {metrics['train/loss']}, the gradient norm {norm}; "
@@ -200,49 +211,56 @@ def train_step(setup: Setup, progress: Progress, micro_batches: list[Batch]) -> 
             {"step": progress.step + 1, "image_ids": image_ids, "losses": metrics, "grad_norm": norm},
         )
     measured = config.train.diagnostics and (progress.step + 1) % config.train.update_ratio_steps == 0
-    before = copy_weights(setup.optimizer) if measured else None
-    setup.optimizer.step()
-    setup.optimizer.zero_grad(set_to_none=True)
+    before = copy_weights(optimizer) if measured else None
+    scaler.step(optimizer)
+    scaler.update()
+    optimizer.zero_grad(set_to_none=True)
     if before:
-        metrics |= as_metrics(update_ratios(setup.optimizer, before))
-
+        metrics |= as_metrics(update_ratios(optimizer, before))
     progress.step += 1
-    scale = min(1.0, config.optim.clip_norm / norm) if config.optim.clip_norm and norm > 0 else 1.0
-    progress.clipped += scale < 1
-    progress.scale_sum += scale
-    if config.train.diagnostics:
-        progress.norms.append(norm)
-    main, backbone = setup.optimizer.param_groups
-    return metrics | {
-        "train/grad_norm": norm,
-        "train/clip_fraction": progress.clipped / progress.step,
-        "train/clip_scale": progress.scale_sum / progress.step,
-        "train/lr": main["lr"],
-        "train/lr_backbone": backbone["lr"],
-    }
+    main, backbone = optimizer.param_groups
+    metrics |= {"train/lr": main["lr"], "train/lr_backbone": backbone["lr"]}
+    return metrics | clipping(setup, progress, None if skipped else norm)
 
 
-def accumulate(
-    setup: Setup, progress: Progress, micro_batches: list[Batch], normalizers: Normalizers
-) -> dict[str, float]:
-    """Add up the gradient of all micro-batches, those of other processes included; returns their losses likewise."""
+def clipping(setup: Setup, progress: Progress, norm: float | None) -> dict[str, float]:
+    """Count what clipping did in this step and all before it; without a norm the step was left out."""
+    bound = setup.config.optim.clip_norm
+    if norm is None:
+        progress.skipped += 1
+    else:
+        scale = min(1.0, bound / norm) if bound and norm > 0 else 1.0
+        progress.clipped += scale < 1
+        progress.scale_sum += scale
+        if setup.config.train.diagnostics:
+            progress.norms.append(norm)
+    metrics = {"train/skipped_steps": float(progress.skipped)} if setup.scaler.is_enabled() else {}
+    if taken := progress.step - progress.skipped:
+        metrics |= {"train/clip_fraction": progress.clipped / taken, "train/clip_scale": progress.scale_sum / taken}
+    return metrics if norm is None else metrics | {"train/grad_norm": norm}
+
+
+def accumulate(setup: Setup, progress: Progress, micro_batches: list[Batch], normalizers: Normalizers) -> Tensor:
+    """Add up the gradient of all micro-batches, those of other processes included; returns their LOGGED_LOSSES
+    likewise. The scaler has its factor in the gradient, and not in the losses.
+    """
     config, peers = setup.config, setup.peers
-    setup.model.train()
+    if not setup.model.training:
+        setup.model.train()  # it visits every module
     sums = torch.zeros(len(LOGGED_LOSSES), device=setup.device)
     first = progress.step * config.train.accumulate + peers.share(range(config.train.accumulate))[0]
     for number, batch in enumerate(micro_batches):
-        torch.manual_seed(derived_seed(config.seed, first + number))  # of dropout, whichever process draws it
+        seed_dropout(setup.device, derived_seed(config.seed, first + number))  # whichever process draws it
         batch = batch.to(setup.device)
         is_last = number == len(micro_batches) - 1
         with nullcontext() if is_last else no_exchange(setup.replica), lost_process():
-            with torch.autocast(setup.device.type, torch.bfloat16, enabled=config.train.precision == "bfloat16"):
+            with autocast(setup.device, config.train.precision):
                 outputs = setup.replica(batch.images, batch.padding_mask)
             losses = setup.criterion(outputs, batch.targets, normalizers)
             losses["loss"] = setup.criterion.total(losses)
-            (losses["loss"] * peers.size).backward()  # the exchange takes the mean over processes
+            setup.scaler.scale(losses["loss"] * peers.size).backward()  # the exchange takes the mean over processes
         sums += torch.stack([losses[key].detach() for key in LOGGED_LOSSES])
-    totals = peers.sum(sums).tolist()
-    return {f"train/{key}": value for key, value in zip(LOGGED_LOSSES, totals, strict=True)}
+    return peers.sum(sums)
 
 
 def quarantine(setup: Setup, progress: Progress, micro_batches: list[Batch]) -> dict[str, float]:
@@ -342,7 +360,11 @@ def evaluate_at(num_steps: int, evaluations: int) -> set[int]:
 
 def save(setup: Setup, progress: Progress, directory: Path) -> None:
     """Write a checkpoint of the present step."""
-    state = {"progress": vars(progress), "optimizer": setup.optimizer.state_dict()}
+    state = {
+        "progress": vars(progress),
+        "optimizer": setup.optimizer.state_dict(),
+        "scaler": setup.scaler.state_dict(),
+    }
     save_checkpoint(directory / "checkpoints", progress.step, setup.model, state)
 
 
@@ -357,6 +379,7 @@ def resume(setup: Setup, directory: Path) -> Progress:
     progress = Progress(**state["progress"]) if state else Progress()
     if state:
         setup.optimizer.load_state_dict(state["optimizer"])
+        setup.scaler.load_state_dict(state["scaler"])
     steps = peers.gather(progress.step)
     if len(set(steps)) > 1:
         raise InputError(f"{directory}: the processes find checkpoints of the steps {steps}; all need the same folder")

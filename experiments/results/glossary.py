@@ -28,6 +28,7 @@ WORDS = {
     "lr_backbone": "Learning rate of the backbone.",
     "grad_norm": "Length of the gradient before clipping. Above the clip norm the gradient is scaled down to it.",
     "clip_scale": "Factor by which clipping scaled the gradient: 1 where it left it alone.",
+    "skipped_steps": "Steps so far that were left out because their gradient overflowed in float16.",
     "data_time": "Seconds of a step that went into waiting for images.",
     "step_time": "Seconds of a whole step.",
     "step": "Optimiser steps done.",

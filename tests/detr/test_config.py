@@ -98,7 +98,7 @@ def test_wrong_keys_and_types_are_named(values, named):
         (lambda: ScheduleConfig(warmup=0.5), "schedule.warmup=0.5"),
         (lambda: ScheduleConfig(floor=1.5), "schedule.floor=1.5"),
         (lambda: TrainConfig(accumulate=0), "train.accumulate=0"),
-        (lambda: TrainConfig(precision="float16"), "train.precision='float16'"),
+        (lambda: TrainConfig(precision="float8"), "train.precision='float8'"),
         (lambda: DataConfig(max_size=10), "data.max_size=10"),
         (lambda: EvaluationConfig(area_limits=(5.0, 5.0)), "evaluation.area_limits"),
         (lambda: RunConfig(seed=-1), "seed=-1"),

@@ -49,7 +49,9 @@ def test_backbone_lr_of_zero_freezes_the_backbone_and_leaves_the_clipped_norm(ti
     loss_of(model).backward()
     assert all(p.grad is None for p in model.backbone.parameters())
     others = [p.grad.clone() for name, p in model.named_parameters() if not name.startswith("backbone")]
-    assert clip_gradients(model, 0.1) == pytest.approx(torch.cat([g.flatten() for g in others]).norm().item(), rel=1e-5)
+    assert clip_gradients(model.parameters(), 0.1) == pytest.approx(
+        torch.cat([g.flatten() for g in others]).norm().item(), rel=1e-5
+    )
     optimizer.step()
     moved = {name.split(".")[0] for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert moved == {"transformer", "class_embed", "bbox_embed", "query_embed", "input_proj"}
@@ -70,7 +72,7 @@ def test_clipping_by_the_global_norm(bound, after):
     """Norm 5 over two parameters; a bound of 0 only measures."""
     model = torch.nn.ParameterList([torch.zeros(1), torch.zeros(1)])
     model[0].grad, model[1].grad = torch.tensor([3.0]), torch.tensor([4.0])
-    assert clip_gradients(model, bound) == pytest.approx(5)
+    assert clip_gradients(model.parameters(), bound) == pytest.approx(5)
     assert torch.cat([p.grad for p in model]).norm().item() == pytest.approx(after, rel=1e-4)
 
 

@@ -205,8 +205,9 @@ def test_the_gradient_is_clipped_once_after_the_last_micro_batch(tiny_run, monke
 # Precision and faults
 
 
-def test_bfloat16_leaves_outputs_losses_and_weights_in_float32(tiny_run, monkeypatch):
-    config = tiny_run(train={"precision": "bfloat16"}, schedule={"horizon": "1 step"})
+@pytest.mark.parametrize("precision", ["bfloat16", "float16"])
+def test_short_formats_leave_outputs_losses_and_weights_in_float32(tiny_run, monkeypatch, precision):
+    config = tiny_run(train={"precision": precision}, schedule={"horizon": "1 step"})
     setup = prepare(config)
     seen, inner = [], []
     setup.criterion.register_forward_hook(
@@ -221,7 +222,7 @@ def test_bfloat16_leaves_outputs_losses_and_weights_in_float32(tiny_run, monkeyp
 
     monkeypatch.setattr(setup.criterion.matcher, "cost", watched_cost)
     train_step(setup, Progress(), split([setup.train_set[0, i] for i in range(4)], 2))
-    assert set(inner) == {torch.bfloat16}
+    assert set(inner) == {getattr(torch, precision)}
     assert set(seen) == {torch.float32}
     assert all(p.dtype == torch.float32 for p in setup.model.parameters())
 
