@@ -122,7 +122,7 @@ def bury(study: optuna.Study, folder: Path, everywhere: bool) -> None:
             continue
         try:
             with FileLock(place_lock(folder, place), timeout=0):
-                study.tell(trial.number, state=TrialState.FAIL)
+                study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)  # it may end meanwhile
         except (Timeout, UpdateFinishedTrialError):
             continue
 

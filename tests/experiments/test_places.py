@@ -7,6 +7,7 @@ import platform
 import signal
 import time
 from dataclasses import replace
+from unittest import mock
 
 import optuna
 import pytest
@@ -101,6 +102,20 @@ def test_only_trials_without_a_living_process_are_buried(tmp_path):
     assert study.trials[alive.number].state == TrialState.RUNNING
 
 
+def test_a_trial_that_ends_while_the_dead_are_looked_for_keeps_its_end(tmp_path, monkeypatch):
+    study = in_memory()
+    fill(study, {0: Place()})
+    trial = begin(study)
+
+    def end_first(folder, place):
+        study.tell(trial.number, state=TrialState.PRUNED)
+        return place_lock(folder, place)
+
+    monkeypatch.setattr("experiments.places.place_lock", end_first)
+    bury(study, tmp_path, everywhere=True)
+    assert study.trials[trial.number].state == TrialState.PRUNED
+
+
 def journal(path):
     return JournalStorage(JournalFileBackend(str(path)))
 
@@ -116,7 +131,6 @@ def sweep(tmp_path, monkeypatch):
 
 def labour(folder, sweep, killed):
     """A worker process whose training is a short wait; `killed` is the place at which it dies."""
-    import experiments.trial
 
     def train(trial, phase, chosen, tracker, stop):
         if trial.user_attrs[PLACE] == killed:
@@ -124,9 +138,9 @@ def labour(folder, sweep, killed):
         time.sleep(0.02)
         return chosen["optim.lr"]
 
-    experiments.trial.train_seeds = train
     study = optuna.load_study(study_name="x", storage=journal(folder / "journal"), sampler=SeededByPlace(sweep.sampler))
-    work(Phase("search", sweep, study, search_places(sweep), folder, True), None, Stop(), float("inf"))
+    with mock.patch("experiments.trial.train_seeds", train):
+        work(Phase("search", sweep, study, search_places(sweep), folder, True), None, Stop(), float("inf"))
 
 
 def test_processes_that_start_together_and_die_leave_an_exact_count(tmp_path, sweep):
