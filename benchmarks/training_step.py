@@ -1,0 +1,172 @@
+"""One training step of DETR with ResNet-50 against transformers' DETR: seconds and memory.
+
+    .venv/bin/python -m benchmarks.training_step
+
+Two images of 480 x 640 with 10 objects each, random weights, all the official settings: forward pass, matching and the
+losses of 6 layers, backward pass, clipping, AdamW. Both have the same parameters, of which the same ones train.
+bfloat16 is measured where the CPU computes in it. Memory is the peak of a process of its own above what it holds before
+the model is built.
+"""
+
+import argparse
+import importlib
+import json
+import statistics
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+from benchmarks.table import Entry, interleave, ratio_and_spread
+from detr.config import ModelConfig
+from detr.criterion import SetCriterion
+from detr.models import build_model
+from detr.optim import build_optimizer, clip_gradients
+from detr.precision import autocast
+
+HEIGHT, WIDTH, BATCH, OBJECTS, CLASSES = 480, 640, 2, 10, 91
+WORK = f"ResNet-50, {BATCH} x {HEIGHT}x{WIDTH}, {OBJECTS} objects an image"
+PEER = "transformers' DETR in float32"
+
+
+def draw_batch() -> tuple[Tensor, list[dict[str, Tensor]]]:
+    """Images and targets."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randn(BATCH, 3, HEIGHT, WIDTH, generator=generator)
+    labels = torch.randint(CLASSES, (BATCH, OBJECTS), generator=generator)
+    boxes = torch.rand(BATCH, OBJECTS, 4, generator=generator) * 0.3 + 0.1
+    return images, [{"labels": a, "boxes": b} for a, b in zip(labels, boxes, strict=True)]
+
+
+def ours(precision: str = "float32") -> Callable[[], float]:
+    """A step of the project's parts, as detr.train takes it."""
+    images, targets = draw_batch()
+    mask = torch.zeros(BATCH, HEIGHT, WIDTH, dtype=torch.bool)
+    model = build_model(ModelConfig(pretrained=False)).train()
+    criterion, optimizer = SetCriterion(CLASSES), build_optimizer(model, 1e-4, 1e-5, 1e-4)
+
+    def step() -> float:
+        with autocast(images.device, precision):
+            outputs = model(images, mask)
+        loss = criterion.total(criterion(outputs, targets))
+        loss.backward()
+        clip_gradients(model.parameters(), 0.1)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    return step
+
+
+def theirs() -> Callable[[], float]:
+    """The same step with transformers' model, and torch's AdamW and clipping as they are by default."""
+    images, targets = draw_batch()
+    labels = [{"class_labels": t["labels"], "boxes": t["boxes"]} for t in targets]
+    model = transformers_model().train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, weight_decay=1e-4)
+
+    def step() -> float:
+        loss = model(pixel_values=images, labels=labels).loss
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    return step
+
+
+def transformers_model() -> nn.Module:
+    """Their DETR with our default settings."""
+    import transformers  # takes seconds
+
+    backbone = transformers.ResNetConfig(out_features=["stage4"])
+    config = transformers.DetrConfig(
+        use_timm_backbone=False, backbone_config=backbone, num_labels=CLASSES, auxiliary_loss=True
+    )
+    config.dropout = config.attention_dropout = config.activation_dropout = 0.1
+    model = transformers.DetrForObjectDetection(config)
+    for name, parameter in model.named_parameters():  # stem, stage 1 and norms are frozen
+        if ".backbone." in name:
+            parameter.requires_grad_(".stages." in name and ".stages.0." not in name and parameter.dim() == 4)
+    return model
+
+
+def num_trainable(model: nn.Module) -> int:
+    """Numbers that training changes."""
+    return sum(p.numel() for p in model.parameters() if p.requires_grad)
+
+
+def computes_bfloat16() -> bool:
+    """Whether the CPU has instructions for it; without them it is slower than float32."""
+    flags = Path("/proc/cpuinfo").read_text() if sys.platform == "linux" else ""
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def memory(side: str) -> float:
+    """Peak of a process that takes three steps, above what it held before, in MB."""
+    output = subprocess.run(
+        [sys.executable, "-m", "benchmarks.training_step", "--memory", side], check=True, capture_output=True, text=True
+    ).stdout
+    return json.loads(output.splitlines()[-1])
+
+
+def measure_memory(side: str) -> float:
+    """As `memory`, of this process."""
+    if side == "theirs":
+        importlib.import_module("transformers.models.detr.modeling_detr")
+    # Of the process' own memory: pages of libraries come and go with what else the machine does.
+    process, finished = psutil.Process(), threading.Event()
+    before = peak = process.memory_info().rss - process.memory_info().shared
+
+    def watch() -> None:
+        nonlocal peak
+        while not finished.wait(0.002):
+            usage = process.memory_info()
+            peak = max(peak, usage.rss - usage.shared)
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    step = theirs() if side == "theirs" else ours()
+    for _ in range(3):
+        step()
+    finished.set()
+    watcher.join()
+    return (peak - before) / 2**20
+
+
+def entries(repetitions: int = 6) -> Iterator[Entry]:
+    """Seconds of the step in each precision, then its memory."""
+    works = {"ours": ours(), PEER: theirs()}
+    if computes_bfloat16():
+        works["ours in bfloat16"] = ours("bfloat16")
+    seconds = interleave(works, repetitions)
+    for name, aim in (("ours", "1.25 x"), ("ours in bfloat16", "2.2 x")):
+        if name in works:
+            figures = {f"{key} (s)": statistics.median(seconds[key]) for key in (name, PEER)}
+            ratio, spread = ratio_and_spread(seconds[name], seconds[PEER])
+            what = "training step" + name.removeprefix("ours")
+            yield Entry(what, PEER, WORK, ratio, spread, aim, figures)
+    pairs = [(memory("ours"), memory("theirs")) for _ in range(3)]
+    ratio, spread = ratio_and_spread([b for _, b in pairs], [a for a, _ in pairs])
+    figures = {
+        f"{key} (MB)": statistics.median(x) for key, x in zip(("ours", PEER), zip(*pairs, strict=True), strict=True)
+    }
+    yield Entry("memory of the training step, share", PEER, WORK, ratio, spread, "at most 0.8", figures)
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repetitions", type=int, default=6)
+    parser.add_argument("--memory", choices=["ours", "theirs"], help="measure the memory of one side and print it")
+    arguments = parser.parse_args()
+    if arguments.memory:
+        print(json.dumps(measure_memory(arguments.memory)))
+    else:
+        for entry in entries(arguments.repetitions):
+            print(f"{entry.what}, against {entry.peer}: {entry.ratio:.2f} +- {entry.spread:.2f}; {entry.figures}")
