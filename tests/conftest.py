@@ -10,8 +10,7 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)  # threads of several test processes would wait for each other
+torch.set_num_threads(1)  # threads of several busy processes wait for each other
 
 
 @pytest.fixture(scope="session")

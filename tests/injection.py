@@ -20,7 +20,7 @@ from experiments.folder import Journal
 from experiments.worker import main
 
 PROCESSES = multiprocessing.get_context("forkserver")
-PROCESSES.set_forkserver_preload(["injection"])
+PROCESSES.set_forkserver_preload(["experiments.worker", "mlflow.store.tracking.sqlalchemy_store"])  # what is installed
 
 PLACES = {
     "micro-batch": (SetCriterion, "total"),  # once a micro-batch, and once a batch of a validation
@@ -58,6 +58,9 @@ def _work(directory: str, environment: dict[str, str], fault: tuple | None, log:
     os.dup2(output, 2)
     os.environ.update(environment)
     torch.set_num_threads(1)
+    # Workers that load data are forked, as in a process started by a user; from a server of their own they would start
+    # late, and outlive a process that is killed.
+    multiprocessing.set_start_method("fork", force=True)
     if fault:
         strike(*fault)
     sys.exit(main([directory]))
