@@ -38,6 +38,11 @@ test: setup browser cluster  ## run the tests
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
+chaos: setup  ## run the long tests of faults: kills, races, fuzz, a tracker that comes and goes (CHAOS_MINUTES=30)
+	FUZZ_ROUNDS=$${FUZZ_ROUNDS:-1500} $(BIN)/python -m pytest -s -m chaos tests/experiments/test_chaos.py
+	FUZZ_ROUNDS=$${FUZZ_ROUNDS:-1500} $(BIN)/python -m pytest tests/experiments/test_fuzz.py \
+	  tests/experiments/test_faults.py tests/experiments/test_lease.py tests/experiments/test_resume.py tests/experiments/test_upload.py
+
 ui: setup  ## start the MLflow UI on the store of mlflow.yaml
 	$(BIN)/python -m experiments.store
 
@@ -50,4 +55,4 @@ services: setup  ## start PostgreSQL and an MLflow server on it, to try what a t
 services-stop: setup  ## stop them; their data stays below services/
 	$(BIN)/python -m experiments.services stop
 
-.PHONY: help setup cluster services services-stop ablation browser test ui dashboard
+.PHONY: help setup cluster services services-stop ablation browser test chaos ui dashboard

@@ -62,7 +62,7 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
     elif origin is tuple:
         if isinstance(value, list | tuple) and len(value) == len(args):
             return tuple(_convert(arg, item, path) for arg, item in zip(args, value, strict=True))
-    elif hint is float and type(value) is int:
+    elif hint is float and type(value) is int and value.bit_length() < 1024:  # a larger one is no float
         return float(value)
     elif type(value) is hint:
         return value

@@ -70,6 +70,8 @@ class Journal:
             file = self.path.open("rb")
         except FileNotFoundError:
             return
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be read ({error.strerror})") from None
         with file:
             file.seek(offset)
             for text in file:
@@ -107,8 +109,11 @@ class Journal:
     def _parse(self, text: bytes, offset: int) -> dict[str, Any]:
         try:
             line = json.loads(text)
-            steps, times, values = line["step"], line["time"], line["metrics"].values()
-            sound = type(steps) is int and 0 <= steps < 2**53 and all(type(x) in (int, float) for x in (times, *values))
+            steps, times, numbers = line["step"], line["time"], [*line["metrics"].values()]
+            if not place(line)[1]:
+                numbers += [line[name] for name in ("num_steps", "epoch", "samples", "seconds")]
+            sound = type(steps) is int and 0 <= steps < 2**53
+            sound &= all(type(x) is float or (type(x) is int and x.bit_length() < 1024) for x in (times, *numbers))
             if not sound or not 0 <= times < 1e11:
                 raise ValueError("step, time or a metric is no number, or none that can be")
             line["metrics"] = {key: float(value) for key, value in line["metrics"].items()}

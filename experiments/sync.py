@@ -87,7 +87,8 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _say(text: str) -> None:
-    sys.stdout.write(f"{text}\n")
+    """Print a line; what a file of another's making has put into it cannot steer the terminal."""
+    sys.stdout.write("".join(c if c.isprintable() else repr(c)[1:-1] for c in text) + "\n")
 
 
 if __name__ == "__main__":

@@ -52,7 +52,8 @@ def strike(place: str, count: int, fault: list) -> None:
     setattr(owner, name, struck)
 
 
-def _work(directory: str, environment: dict[str, str], fault: tuple | None, log: str) -> None:
+def work(directory: str, environment: dict[str, str], fault: tuple | None, log: str) -> None:
+    """What a worker's process does."""
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(output, 1)
     os.dup2(output, 2)
@@ -70,7 +71,7 @@ def worker(directory: Path, store: Path, *fault: object, log: Path | None = None
     """Run a worker to its end; its exit code, negative for a signal. What it says goes to `log`."""
     variables = {"DETR_STORE": str(store), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"} | environment
     arguments = (str(directory), variables, fault or None, str(log or directory / "worker.log"))
-    process = PROCESSES.Process(target=_work, args=arguments)
+    process = PROCESSES.Process(target=work, args=arguments)
     process.start()
     process.join(300)
     if process.exitcode is None:

@@ -1,7 +1,6 @@
 """What reaches MLflow: everything once, whatever fails on the way."""
 
 import json
-import sqlite3
 import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 from injection import PROCESSES, worker
 from mlflow import MlflowClient
+from tracked import expected, stored
 
 from detr.errors import InputError
 from experiments import sync, tracking
@@ -35,24 +35,6 @@ def fill(directory, num_steps: int = 5) -> None:
     (directory.path / "best.safetensors").write_text("weights")
     directory.update(state="finished")
     Folder(directory.path.parents[1]).update(state="finished")
-
-
-def stored(store_file: Path) -> dict[str, Counter]:
-    """name of each run -> how often MLflow has each (key, step) of it."""
-    with sqlite3.connect(load_store(store_file).database) as connection:
-        runs = connection.execute("SELECT run_uuid, name FROM runs WHERE lifecycle_stage = 'active'").fetchall()
-        points = {
-            name: Counter(connection.execute("SELECT key, step FROM metrics WHERE run_uuid = ?", [run_id]).fetchall())
-            for run_id, name in runs
-        }
-    assert len(points) == len(runs), "two runs of one name"
-    return points
-
-
-def expected(directory) -> Counter:
-    """Every (key, step) of the journals, once."""
-    lines = directory.records.read() + Journal(directory.path / tracking.SYSTEM).read()
-    return Counter((point.key, point.step) for line in lines for point in tracking.points(line))
 
 
 def check(directory, store_file: Path) -> None:
