@@ -38,6 +38,9 @@ test: setup browser cluster  ## run the tests
 	$(BIN)/ruff check .
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
+bench: setup  ## compare speed and memory with peers; the table is kept in benchmarks/results
+	$(BIN)/python -m benchmarks
+
 chaos: setup  ## run the long tests of faults: kills, races, fuzz, a tracker that comes and goes (CHAOS_MINUTES=30)
 	FUZZ_ROUNDS=$${FUZZ_ROUNDS:-1500} $(BIN)/python -m pytest -s -m chaos tests/experiments/test_chaos.py
 	FUZZ_ROUNDS=$${FUZZ_ROUNDS:-1500} $(BIN)/python -m pytest tests/experiments/test_fuzz.py \
@@ -55,4 +58,4 @@ services: setup  ## start PostgreSQL and an MLflow server on it, to try what a t
 services-stop: setup  ## stop them; their data stays below services/
 	$(BIN)/python -m experiments.services stop
 
-.PHONY: help setup cluster services services-stop ablation browser test chaos ui dashboard
+.PHONY: help setup cluster services services-stop ablation bench browser test chaos ui dashboard

@@ -158,8 +158,9 @@ def served(folder: Path, port: int):
     store = replace(load_store(home / "mlflow.yaml"), port=port)
     initialise(store)
     command = [sys.executable, "-m", "mlflow", "server", *server_arguments(store)]
+    variables = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
     with (home / "log").open("a") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+        process = subprocess.Popen(command, env=variables, stdout=log, stderr=log, start_new_session=True)
     try:
         _wait(port)
         yield

@@ -1,0 +1,74 @@
+"""Run every benchmark that compares us with a peer, print the table and keep it.
+
+    make bench                                   all, in some minutes
+    python -m benchmarks losses training_step    some of them
+
+Each module of this folder that offers `entries()` is one. The table is kept in benchmarks/results/ as JSON and
+Markdown, with the machine it was made on. A benchmark that fails is a line of it, and makes the exit code 1.
+"""
+
+import importlib
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+
+FOLDER = Path(__file__).parent
+ALL = ("losses", "training_step", "overhead")
+COLUMNS = ["what", "peer", "work", "ratio", "spread", "aim", "figures"]
+
+
+def measure(name: str) -> Iterator[dict[str, Any]]:
+    """The entries of one module; where it fails, one that says so under "error"."""
+    try:
+        for entry in importlib.import_module(f"benchmarks.{name}").entries():
+            yield asdict(entry)
+    except Exception as error:  # a peer that is missing or broken must not cost the other lines
+        yield {"what": name, "error": f"{type(error).__name__}: {error}"}
+
+
+def machine() -> dict[str, Any]:
+    """What the figures depend on."""
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "cores": os.cpu_count(),
+        "processor": platform.processor() or platform.machine(),
+        "CPU capability": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "load before": round(os.getloadavg()[0], 1),
+    }
+
+
+def markdown(about: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    """The table, and what it was made on."""
+    columns = [*COLUMNS, "error"] if any("error" in row for row in rows) else COLUMNS
+    shown = [row | {"figures": ", ".join(f"{k} {v:.4g}" for k, v in row.get("figures", {}).items())} for row in rows]
+    table = pd.DataFrame(shown).reindex(columns=columns).astype(object)
+    told = ", ".join(f"{key} {value}" for key, value in about.items())
+    return f"{table.where(table.notna(), '').to_markdown(index=False, floatfmt='.3g')}\n\n{told}\n"
+
+
+def main(names: list[str], output: Path = FOLDER / "results") -> int:
+    """Measure, print and keep; returns the exit code."""
+    about, rows = machine(), []
+    for name in names or ALL:
+        print(f"{name} ...", flush=True)
+        for row in measure(name):
+            rows.append(row)
+            output.mkdir(exist_ok=True)  # kept after each: what was measured is not lost by what comes later
+            (output / "table.json").write_text(json.dumps({"machine": about, "entries": rows}, indent=1))
+            (output / "table.md").write_text(markdown(about, rows))
+    print((output / "table.md").read_text(), f"\n{output / 'table.json'}\n{output / 'table.md'}", sep="")
+    return 1 if any("error" in row for row in rows) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

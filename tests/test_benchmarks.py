@@ -1,0 +1,30 @@
+"""The command that runs all benchmarks."""
+
+import json
+import sys
+from types import SimpleNamespace
+
+from benchmarks.__main__ import ALL, FOLDER, main
+from benchmarks.table import Entry
+
+ENTRY = Entry("step", "peer", "one step", 2.0, 0.1, "1.25 x", {"ours (ms)": 3.0})
+
+
+def test_a_benchmark_that_fails_is_a_line_and_does_not_stop_the_others(tmp_path, monkeypatch, capsys):
+    def broken():
+        yield ENTRY
+        raise ImportError("no module named 'peer'")
+
+    monkeypatch.setitem(sys.modules, "benchmarks.broken", SimpleNamespace(entries=broken))
+    monkeypatch.setitem(sys.modules, "benchmarks.sound", SimpleNamespace(entries=lambda: iter([ENTRY])))
+    assert main(["broken", "sound"], tmp_path / "results") == 1
+    rows = json.loads((tmp_path / "results/table.json").read_text())["entries"]
+    assert [row.get("ratio") for row in rows] == [2.0, None, 2.0]
+    assert "no module named 'peer'" in (tmp_path / "results/table.md").read_text()
+    assert "ours (ms) 3" in capsys.readouterr().out
+    assert main(["sound"], tmp_path / "results") == 0
+
+
+def test_every_benchmark_with_entries_is_run():
+    having = {path.stem for path in FOLDER.glob("*.py") if "def entries(" in path.read_text()}
+    assert having == set(ALL)
