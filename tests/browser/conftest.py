@@ -65,10 +65,11 @@ def server(trained) -> tuple[str, int]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "streamlit", "run", "dashboard/app.py", "--server.port", str(port)]
+    command = [sys.executable, "-m", "streamlit", "run", str(ROOT / "dashboard/app.py"), "--server.port", str(port)]
     environment = os.environ | {"DETR_STORE": str(trained / "mlflow.yaml"), "OMP_NUM_THREADS": "1"}
     with (trained / "server.log").open("w") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
+        # From another folder: the address it listens at is not to depend on it.
+        process = subprocess.Popen(command, cwd=trained, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
     for line in process.stdout:
         if "URL:" in line:
             break
