@@ -42,7 +42,7 @@ class Uploader:
         wait = 0.0  # the first attempt tells at once whether MLflow is there
         while not self.ended.wait(wait):
             self._send()
-            wait = min(MAX_WAIT_SECONDS, 2 * wait) if self.fault else SEND_SECONDS
+            wait = min(MAX_WAIT_SECONDS, max(2 * wait, SEND_SECONDS)) if self.fault else SEND_SECONDS
 
     def _send(self) -> None:
         self.fault = ""

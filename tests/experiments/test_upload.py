@@ -194,6 +194,14 @@ def test_the_uploader_goes_on_when_the_tracker_is_back(make_run, somewhere, tmp_
     check(directory, somewhere)
 
 
+def test_a_tracker_that_is_away_is_asked_again_after_a_while_and_not_at_once(somewhere, tmp_path, monkeypatch):
+    attempts = []
+    monkeypatch.setattr("experiments.uploader.Tracker", lambda store: attempts.append(store) or 1 / 0)
+    with Uploader(load_store(somewhere), [tmp_path]) as uploader:
+        assert not uploader.ended.wait(1)
+        assert len(attempts) == 1 and uploader.fault.startswith("ZeroDivisionError")
+
+
 def test_a_store_that_lost_everything_gets_it_again(make_run, somewhere, tmp_path):
     directory = make_run(tmp_path / "runs")
     fill(directory)
