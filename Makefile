@@ -42,9 +42,8 @@ bench: setup  ## compare speed and memory with peers; the table is kept in bench
 	$(BIN)/python -m benchmarks
 
 chaos: setup  ## run the long tests of faults: kills, races, fuzz, a tracker that comes and goes (CHAOS_MINUTES=30)
-	FUZZ_ROUNDS=$${FUZZ_ROUNDS:-1500} $(BIN)/python -m pytest -s -m chaos tests/experiments/test_chaos.py
-	FUZZ_ROUNDS=$${FUZZ_ROUNDS:-1500} $(BIN)/python -m pytest tests/experiments/test_fuzz.py \
-	  tests/experiments/test_faults.py tests/experiments/test_lease.py tests/experiments/test_resume.py tests/experiments/test_upload.py
+	FUZZ_ROUNDS=$${FUZZ_ROUNDS:-1500} PYTHONPATH=tests $(BIN)/python -m pytest -p chaos_table -m '' \
+	  $(patsubst %,tests/experiments/test_%.py,fuzz faults lease resume upload chaos)
 
 ui: setup  ## start the MLflow UI on the store of mlflow.yaml
 	$(BIN)/python -m experiments.store

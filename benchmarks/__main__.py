@@ -59,14 +59,14 @@ def markdown(about: dict[str, Any], rows: list[dict[str, Any]]) -> str:
 def main(names: list[str], output: Path = FOLDER / "results") -> int:
     """Measure, print and keep; returns the exit code."""
     about, rows = machine(), []
+    output.mkdir(exist_ok=True)
     for name in names or ALL:
         print(f"{name} ...", flush=True)
         for row in measure(name):
-            rows.append(row)
-            output.mkdir(exist_ok=True)  # kept after each: what was measured is not lost by what comes later
+            rows.append(row)  # kept after each: what was measured is not lost by what comes later
             (output / "table.json").write_text(json.dumps({"machine": about, "entries": rows}, indent=1))
             (output / "table.md").write_text(markdown(about, rows))
-    print((output / "table.md").read_text(), f"\n{output / 'table.json'}\n{output / 'table.md'}", sep="")
+    print(markdown(about, rows), f"\n{output / 'table.json'}\n{output / 'table.md'}", sep="")
     return 1 if any("error" in row for row in rows) else 0
 
 

@@ -34,8 +34,8 @@ SQLITE, NOWHERE = "sqlite:///store/mlflow.db", "http://127.0.0.1:9"  # of mlflow
 
 
 def tracked(config: RunConfig, root: Path, tracking_uri: str = SQLITE) -> float:
-    """A training as a run of an ablation has it: run directory, journal, checkpoints, MLflow. Returns what the uploading
-    thread took of it, in seconds of CPU time.
+    """A training as a run of an ablation has it: run directory, journal, checkpoints, MLflow. Returns the CPU time of
+    the uploading thread in s.
     """
     above = Path(tempfile.mkdtemp(dir=root))
     (above / "mlflow.yaml").write_text((ROOT / "mlflow.yaml").read_text().replace(SQLITE, tracking_uri))

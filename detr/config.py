@@ -196,8 +196,8 @@ class TrainConfig:
     batch_size: int = 2  # images per micro-batch
     accumulate: int = 32  # micro-batches per optimiser step; the effective batch is their product
     num_processes: int = 1  # of one run, a GPU each; they deal out the micro-batches, and change nothing else
-    # of the forward pass; matching and losses stay float32. tf32: float32 with factors rounded to 10 bits by GPUs.
-    # float16 scales the loss, and leaves out the steps whose gradient overflows
+    # of the forward pass; matching and losses stay float32. tf32 is float32 whose factors NVIDIA's GPUs round to 10
+    # bits; float16 scales the loss, and leaves out the steps whose gradient overflows
     precision: Literal["float32", "tf32", "bfloat16", "float16"] = "float32"
     device: str = "auto"  # "auto": cuda, then mps, then cpu; or a torch device
     num_threads: int = 0  # CPU threads of torch; 0 leaves its default

@@ -108,6 +108,8 @@ def _prepare_alone(config: RunConfig, peers: Peers) -> Setup:
     check_device(device)
     if device.type == "cuda":
         set_tf32(config.train.precision == "tf32")
+    elif config.train.precision == "tf32":
+        raise InputError(f"train.precision='tf32' is a format of NVIDIA GPUs, and train.device is {device.type}")
     train_set, val_set = open_split(config.data, "train", config.seed), open_split(config.data, "val")
     if train_set.names != val_set.names:
         raise InputError(f"{train_set.annotations} and {val_set.annotations} have different categories")
@@ -379,7 +381,7 @@ def resume(setup: Setup, directory: Path) -> Progress:
     progress = Progress(**state["progress"]) if state else Progress()
     if state:
         setup.optimizer.load_state_dict(state["optimizer"])
-        setup.scaler.load_state_dict(state["scaler"])
+        setup.scaler.load_state_dict(state.get("scaler", {}))  # older checkpoints have none, and need none
     steps = peers.gather(progress.step)
     if len(set(steps)) > 1:
         raise InputError(f"{directory}: the processes find checkpoints of the steps {steps}; all need the same folder")

@@ -224,7 +224,8 @@ class CocoDetection(Dataset):
         """File of an image; InputError when its name leads out of the image folder."""
         name = self.images[index]["file_name"]
         path = self.root / name
-        if not path.resolve().is_relative_to(self.root.resolve()):
+        real = Path(os.path.realpath(path))  # unlike Path.resolve it leaves a circle of links to who opens the file
+        if not real.is_relative_to(self.root.resolve()):
             raise InputError(f"{self.annotations}: image {self.images[index]['id']} leads out of its folder: {name!r}")
         return path
 

@@ -29,7 +29,7 @@ def _check_file(folder: Path, image: Sound) -> _File:
         digest = hashlib.sha256(path.read_bytes()).digest()
     except FileNotFoundError:
         return _File("missing-file", "", None)
-    except (OSError, ValueError) as error:  # a folder, no permission, a name that no file system takes
+    except (OSError, RuntimeError, ValueError) as error:  # a folder, no permission, a circle of links, an odd name
         return _File("unreadable", str(error), None)
     try:
         found = tuple(read_image(path).shape[-2:])  # upright

@@ -202,11 +202,11 @@ def _curve(image: np.ndarray, counted: np.ndarray, hit: np.ndarray, num_images: 
 
 def _strictly(truth: matching.GroundTruth, rows: list[dict]) -> matching.Detections:
     """The detections; ValueError where some could not count, so that no AP rests on a part of them unnoticed."""
+    found = matching.read_detections(truth, rows)
     known = set(truth.image_ids.tolist())
     for row in rows:
         if row["image_id"] not in known:
             raise ValueError(f"a detection is for image {row['image_id']}, which the annotations do not have")
-    found = matching.read_detections(truth, rows)
     faults = {reason: number for reason, number in found.left_out.items() if reason != matching.UNKNOWN_CLASS}
     if faults:
         raise ValueError(", ".join(f"{number} detections {reason}" for reason, number in faults.items()))

@@ -15,12 +15,8 @@ from experiments.results.contrasts import Contrast, comparison, contrasts
 from experiments.results.curves import CLIPPING, ENTROPY, LOSSES, MATCHING, RATES, Records
 from experiments.results.effects import factorial_effects
 from experiments.results.histories import as_records, load_history
-from experiments.results.runs import (
-    AblationResults,
-    load_ablation,
-    load_annotations,
-    load_predictions,
-)
+from experiments.results.matching import load, read_truth
+from experiments.results.runs import AblationResults, load_ablation, load_annotations, load_predictions
 from experiments.results.scenes import Scene, scenes
 from experiments.results.tables import METRICS
 from experiments.results.verdicts import METRIC, Verdict, verdicts
@@ -28,6 +24,7 @@ from experiments.store import Store
 
 SEED = 0  # of the bootstrap: the same report each time
 REPLICATES, REPLICATES_LARGE, LARGE = 1000, 300, 1000  # beyond LARGE images, 300 take long enough
+NO_IMAGES: dict[str, list] = {"images": [], "annotations": [], "categories": []}
 CLASS_COLUMNS = ("class", "arm", "against", "difference", "low", "high")
 
 
@@ -53,25 +50,22 @@ def gather(store: Store, run_id: str, replicates: int | None = None) -> Evidence
     done = results.finished
     ended = results.runs[results.runs["state"].isin(["finished", "failed"])]
     records = _records(store, ended)
-    predictions = _predictions(store, results, notes)
     annotations = load_annotations(store, results)
-    if annotations is None:
-        notes.append("The validation annotations were not stored: there are no intervals over images and no pictures.")
-        predictions = {}
-    content = json.loads(annotations.read_text()) if annotations else {"images": [], "categories": []}
+    content = _content(annotations, notes)
     replicates = replicates or (REPLICATES if len(content["images"]) <= LARGE else REPLICATES_LARGE)
-    tables = {arm: [match(content, path) for _, path in rows] for arm, rows in predictions.items()}
+    found = _predictions(store, results, notes) if content["images"] else {}
+    predictions, tables = _matched(content, found, notes)
     drawn = bootstrap_ap(content, tables, replicates, SEED, resample_seeds=False) if tables else pd.DataFrame()
-    found = run_conditions(results, records, predictions, content)
+    conditions_found = run_conditions(results, records, predictions, content)
     primary = next(iter(contrasts(results.design)), None)
     return Evidence(
         results=results,
         records={key: records[key] for key in zip(done["arm"], done["seed"], strict=True) if key in records},
-        conditions=found,
+        conditions=conditions_found,
         replicates=drawn,
         classes=class_table(tables, primary, replicates),
         effects=_effects(results, notes),
-        verdicts=verdicts(results.design, done, drawn, found),
+        verdicts=verdicts(results.design, done, drawn, conditions_found),
         scenes=_scenes(results, annotations, predictions, primary, notes),
         length=comparison(lengths(results)),
         notes=notes,
@@ -97,7 +91,7 @@ def run_conditions(
     content: Mapping[str, list],
 ) -> pd.DataFrame:
     """One row a run and condition that it has: arm, seed, condition, reason."""
-    sizes = {image["id"]: (image["width"], image["height"]) for image in content["images"]}
+    sizes = {image["id"]: (image.get("width", 0), image.get("height", 0)) for image in content["images"]}
     files = {(arm, seed): path for arm, rows in predictions.items() for seed, path in rows}
     rows = []
     for run in results.runs.to_dict("records"):
@@ -164,6 +158,39 @@ def _predictions(store: Store, results: AblationResults, notes: list[str]) -> di
     if missing:
         notes.append(f"No predictions were stored by {'; '.join(missing)}.")
     return found
+
+
+def _content(path: Path | None, notes: list[str]) -> dict[str, list]:
+    """The validation annotations; without an image where they were not stored or are damaged, which is noted."""
+    lost = "there are no intervals over images and no pictures."
+    if path is None:
+        notes.append(f"The validation annotations were not stored: {lost}")
+        return NO_IMAGES
+    try:
+        content = load(path)
+        read_truth(content)
+    except (ValueError, OSError) as error:
+        notes.append(f"{path.name} cannot be used, and {lost} {error}")
+        return NO_IMAGES
+    return content
+
+
+def _matched(
+    content: Mapping[str, list], predictions: Mapping[str, Sequence[tuple[int, Path]]], notes: list[str]
+) -> tuple[dict[str, list[tuple[int, Path]]], dict[str, list[MatchTable]]]:
+    """The predictions that can be read, and what `bootstrap.match` makes of each; damaged ones are noted."""
+    kept: dict[str, list[tuple[int, Path]]] = {}
+    tables: dict[str, list[MatchTable]] = {}
+    for arm, rows in predictions.items():
+        for seed, path in rows:
+            try:
+                table = match(content, load(path))
+            except (ValueError, OSError) as error:
+                notes.append(f"{path.name} of {arm}, seed {seed}, is left out: {error}")
+                continue
+            kept.setdefault(arm, []).append((seed, path))
+            tables.setdefault(arm, []).append(table)
+    return kept, tables
 
 
 def area_limits(params: Mapping[str, str]) -> tuple[float, ...]:

@@ -32,7 +32,7 @@ def embed(folder: Path | None, file_name: str, size: tuple[int, int], max_side: 
         if not path.is_file():
             return "", "the image file is missing"
         return _embed(path, size, max_side)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except (OSError, RuntimeError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
         return "", f"the image file cannot be read ({type(error).__name__})"
 
 

@@ -165,11 +165,11 @@ def read_truth(content: Mapping[str, Any]) -> GroundTruth:
             image=np.array([index[one["image_id"]] for one in rows], dtype=np.intp),
             label=np.array([label[one["category_id"]] for one in rows], dtype=np.intp),
             box=box,
-            area=np.array([one.get("area", b[2] * b[3]) for one, b in zip(rows, box, strict=True)], dtype=np.float64),
+            area=np.array([one.get("area", one["bbox"][2] * one["bbox"][3]) for one in rows], dtype=np.float64),
             crowd=np.array([one.get("iscrowd", 0) for one in rows], dtype=bool),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
-        raise ValueError(f"the stored annotations are damaged ({type(error).__name__}: {error})") from None
+        raise ValueError(f"the stored annotations are damaged ({type(error).__name__}: {str(error)[:200]})") from None
 
 
 def read_detections(truth: GroundTruth, rows: Sequence[Mapping[str, Any]]) -> Detections:
@@ -180,7 +180,7 @@ def read_detections(truth: GroundTruth, rows: Sequence[Mapping[str, Any]]) -> De
         score = np.array([row["score"] for row in rows], dtype=np.float64)
         box = np.array([row["bbox"] for row in rows], dtype=np.float64).reshape(len(rows), 4)
     except (KeyError, TypeError, ValueError, OverflowError) as error:
-        raise ValueError(f"the stored predictions are damaged ({type(error).__name__}: {error})") from None
+        raise ValueError(f"the stored predictions are damaged ({type(error).__name__}: {str(error)[:200]})") from None
     image, image_known = _index(truth.image_ids, image_id)
     label, label_known = _index(truth.category_ids, category)
     faults = {

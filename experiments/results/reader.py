@@ -113,8 +113,10 @@ class SqliteReader:
         if urlparse(found[0]).scheme not in ("", "file"):
             return _download(f"sqlite:///{self.database}", run_id, name)
         folder = Path(unquote(urlparse(found[0]).path)).resolve()
+        if not (folder / name).is_file():  # links that lead round in a circle included, which cannot be resolved
+            return None
         path = (folder / name).resolve()
-        return path if path.is_relative_to(folder) and path.is_file() else None
+        return path if path.is_relative_to(folder) else None
 
     def _runs(self, conditions: Sequence[str], values: Sequence[str]) -> list[StoredRun]:
         where = " AND ".join(["r.lifecycle_stage = 'active'", "e.lifecycle_stage = 'active'", *conditions])

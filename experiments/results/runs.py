@@ -10,6 +10,7 @@ import pandas as pd
 
 from experiments import names
 from experiments.results.reader import StoredRun, open_reader
+from experiments.results.stored_design import fault
 from experiments.store import Store, StoreError
 
 
@@ -143,13 +144,16 @@ def something_to_find(metrics: pd.DataFrame) -> pd.DataFrame:
 def _design(store: Store, run_id: str) -> dict[str, Any]:
     path = load_file(store, run_id, names.DESIGN)
     try:
-        return json.loads(path.read_text() if path else "")
-    except ValueError:
+        design = json.loads(path.read_text(encoding="utf-8") if path else "")
+    except (ValueError, OSError, RecursionError):
         state = "is not complete" if path else "is missing"
         raise StoreError(
             f"{names.DESIGN} of the ablation {run_id} {state}: it is just being started, or the file was lost. The "
             "command that started it writes it again"
         ) from None
+    if wrong := fault(design):
+        raise StoreError(f"{path} of the ablation {run_id} is damaged: {wrong}")
+    return design
 
 
 def _lines(path: Path) -> list[dict[str, Any]]:

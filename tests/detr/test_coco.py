@@ -166,6 +166,16 @@ def test_missing_folders_and_files_are_named(write_coco, coco_config):
             open_split(coco_config(root, **changes), "train")
 
 
+def test_an_image_that_links_to_itself_is_named(write_coco, coco_config):
+    root = write_coco([[(1, BOX)]])
+    data = open_split(coco_config(root), "train")
+    path = data.path(0)
+    path.unlink()
+    path.symlink_to(path.name)
+    with pytest.raises(InputError, match=path.name):
+        data[0, 0]
+
+
 def test_a_missing_image_is_handed_through_the_batch(write_coco, coco_config):
     """A worker process would bury the error in its own traceback."""
     root = write_coco([[], []])

@@ -9,6 +9,7 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 
 from detr.criterion import SetCriterion
 from detr.data.batch import collate
+from detr.errors import InputError
 from detr.models import build_model
 from detr.optim import clip_gradients
 from detr.precision import seed_dropout, set_tf32
@@ -92,6 +93,11 @@ def test_resuming_float16_is_exact(tiny_run, tmp_path):
     assert whole[0]["train/skipped_steps"] == 1
     for key in ("train/loss", "train/skipped_steps", "train/clip_scale", "val/loss"):
         assert [m.get(key) for m in parts] == [m.get(key) for m in whole], key
+
+
+def test_tf32_is_refused_where_no_gpu_has_it(tiny_run):
+    with pytest.raises(InputError, match=r"train\.precision='tf32'.* train\.device is cpu"):
+        prepare(tiny_run(train={"precision": "tf32", "device": "cpu"}))
 
 
 def test_tf32_is_set_and_unset():

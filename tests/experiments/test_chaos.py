@@ -1,10 +1,8 @@
 """The long tests of `make chaos`: many kills, many races, and hours of a tracking server that comes and goes.
 
-CHAOS_MINUTES says how long the last one lasts (30), CHAOS_SEED what it draws (0). The table of what was tried, survived
-and lost is printed at the end and kept in runs/chaos.json and runs/chaos.md.
+CHAOS_MINUTES says how long the last one lasts (30), CHAOS_SEED what is drawn (0).
 """
 
-import json
 import os
 import random
 import signal
@@ -13,11 +11,14 @@ import sys
 import time
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import psutil
 import pytest
+from chaos_table import SEED, attempt
 from injection import PROCESSES, work, worker
+from outcomes import outcome, untimed
 from tracked import expected, stored
 
 from detr.checkpoint import checkpoints
@@ -28,78 +29,88 @@ from experiments.store import ROOT, initialise, load_store, server_arguments
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(0)]
 
-SEED = int(os.environ.get("CHAOS_SEED", "0"))
 MINUTES = float(os.environ.get("CHAOS_MINUTES", "30"))
-KILLS, RACES = 50, 20
+KILLS, RACES, SIGNALLED = 50, 20, 20
 KILL = int(signal.SIGKILL)
 STEPS = 40  # of the run that is killed, with a checkpoint after each
-
-
-@pytest.fixture(scope="module")
-def table():
-    """Rows of fault, tried, survived, lost; written when the module ends."""
-    rows: list[dict] = []
-    yield rows
-    folder = ROOT / "runs"
-    folder.mkdir(exist_ok=True)
-    (folder / "chaos.json").write_text(json.dumps({"seed": SEED, "rows": rows}, indent=1))
-    lines = ["| fault | tried | survived | lost |", "|---|---|---|---|"]
-    lines += [f"| {row['fault']} | {row['tried']} | {row['survived']} | {row['lost']} |" for row in rows]
-    (folder / "chaos.md").write_text("\n".join(lines) + "\n")
-    print("\n" + "\n".join(lines))
 
 
 def weights(directory) -> bytes:
     return (checkpoints(directory.path / "checkpoints")[-1] / "model.safetensors").read_bytes()
 
 
-def test_kills_while_saving(make_run, nowhere, tmp_path, table):
-    """Every kill falls into the writing of weights or of a checkpoint; what follows equals a run that had none."""
+def test_kills_while_saving(make_run, nowhere, tmp_path):
+    """Every kill falls into the writing of weights or of a checkpoint. It is survived when at most the step since the
+    last checkpoint is lost, and the next start goes on; the end equals that of a run that had none.
+    """
     chance = random.Random(SEED)
     settings = {"schedule": {"horizon": f"{STEPS} steps"}, "train": {"evaluations": STEPS}}
     whole = make_run(tmp_path / "whole", **settings)
     assert worker(whole.path, nowhere) == 0
-    killed, intervals, number = 0, 0, 0
+    killed = number = 0
     directory = make_run(tmp_path / "0", **settings)
     while killed < KILLS:
         place, count = chance.choice([("flush", chance.randint(1, 12)), ("clean-up", chance.randint(1, 3))])
         code = worker(directory.path, nowhere, place, count, [KILL])
-        assert code in (0, -KILL), f"seed {SEED}, kill {killed}: exit code {code}"
-        if code == 0:  # it ended before it was hit: the next run
-            assert weights(directory) == weights(whole)
-            number += 1
-            directory = make_run(tmp_path / str(number), **settings)
+        if code == -KILL:
+            killed += 1
+            last = directory.records.repair()
+            attempt("kill -9 while saving", (last["step"] if last else 0) - saved(directory) <= 1)
             continue
-        killed += 1
-        reached = directory.records.repair()["step"]
-        saved = max((int(path.name[5:]) for path in checkpoints(directory.path / "checkpoints")), default=0)
-        intervals = max(intervals, reached - saved)
-    assert worker(directory.path, nowhere) == 0 and weights(directory) == weights(whole)
-    table.append({"fault": "kill -9 while saving", "tried": killed, "survived": killed, "lost": 0})
-    assert intervals <= 1, "more than the steps since the last checkpoint"
+        attempt("a run that was killed while saving, to its end", code == 0 and weights(directory) == weights(whole))
+        number += 1
+        directory = make_run(tmp_path / str(number), **settings)
+    code = worker(directory.path, nowhere)
+    attempt("a run that was killed while saving, to its end", code == 0 and weights(directory) == weights(whole))
 
 
-def test_the_same_arm_started_twice(make_run, nowhere, tmp_path, table):
+def saved(directory) -> int:
+    """Step of the last checkpoint that the next start will take."""
+    return max((int(path.name[5:]) for path in checkpoints(directory.path / "checkpoints")), default=0)
+
+
+def test_signals_at_any_time(make_run, nowhere, tmp_path):
+    """From the start of the process on, not at chosen places. The end is the same bit for bit."""
+    chance = random.Random(SEED)
+    whole = make_run(tmp_path / "whole")
+    begin = time.monotonic()
+    assert worker(whole.path, nowhere) == 0
+    span = time.monotonic() - begin
+    for number in range(SIGNALLED):
+        directory = make_run(tmp_path / str(number))
+        for _ in range(3):
+            process = started(directory, nowhere, tmp_path / f"{number}.log")
+            process.join(chance.uniform(0, span))
+            if process.is_alive():
+                os.kill(process.pid, chance.choice([KILL, *map(int, (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1))]))
+            process.join(100)
+        code = worker(directory.path, nowhere)
+        same = (untimed(directory), outcome(directory)) == (untimed(whole), outcome(whole))
+        attempt("three signals at any time, to the end of the run", code == 0 and same)
+
+
+def test_the_same_arm_started_twice(make_run, nowhere, tmp_path):
     """Exactly one process trains; the other says who does, or finds the run finished."""
-    won = 0
     for number in range(RACES):
         directory = make_run(tmp_path / str(number))
-        store = {"DETR_STORE": str(nowhere), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
-        logs = [str(tmp_path / f"{number}-{i}.log") for i in range(2)]
-        racers = [PROCESSES.Process(target=work, args=(str(directory.path), store, None, log)) for log in logs]
-        for racer in racers:
-            racer.start()
+        racers = [started(directory, nowhere, tmp_path / f"{number}-{i}.log") for i in range(2)]
         for racer in racers:
             racer.join(200)
         codes = sorted(racer.exitcode for racer in racers)
-        assert codes in ([0, HELD], [0, 0]), codes
         places = [(line["step"], len(line["metrics"])) for line in directory.records.read()]
-        assert len(places) == len(set(places)) == 6
-        won += 1
-    table.append({"fault": "the same arm started twice at once", "tried": RACES, "survived": won, "lost": RACES - won})
+        once = len(places) == len(set(places)) == 6
+        attempt("the same arm started twice at once", codes in ([0, HELD], [0, 0]) and once)
 
 
-def test_a_tracking_server_that_comes_and_goes(make_run, tmp_path, table):
+def started(directory, store: Path, log: Path):
+    """A worker's process that has been started."""
+    variables = {"DETR_STORE": str(store), "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0"}
+    process = PROCESSES.Process(target=work, args=(str(directory.path), variables, None, str(log)))
+    process.start()
+    return process
+
+
+def test_a_tracking_server_that_comes_and_goes(make_run, tmp_path):
     """Runs are trained and killed one after the other, while the server is killed and started again. In the end MLflow
     has every point of every run, once.
     """
@@ -109,44 +120,32 @@ def test_a_tracking_server_that_comes_and_goes(make_run, tmp_path, table):
     folder.mkdir()
     text = (ROOT / "mlflow.yaml").read_text()
     (folder / "mlflow.yaml").write_text(text.replace("sqlite:///store/mlflow.db", f"http://127.0.0.1:{port}"))
-    counts, runs = {"server": 0, "run": 0}, []
+    store, runs = folder / "mlflow.yaml", []
+    more = partial(train_until, lambda number: make_run(tmp_path / "runs", name=f"arm {number}"), store, runs, chance)
     while time.monotonic() < deadline:
         with served(tmp_path, port):
-            end = time.monotonic() + chance.uniform(20, 60)
-            while time.monotonic() < min(end, deadline):
-                _train_a_little(make_run, tmp_path / "runs", folder / "mlflow.yaml", runs, counts, chance)
-        counts["server"] += 1
-        end = time.monotonic() + chance.uniform(5, 30)
-        while time.monotonic() < min(end, deadline):
-            _train_a_little(make_run, tmp_path / "runs", folder / "mlflow.yaml", runs, counts, chance)
-    for directory in runs:
-        assert directory.status["state"] == "finished" or worker(directory.path, folder / "mlflow.yaml") == 0
+            more(min(deadline, time.monotonic() + chance.uniform(20, 60)))
+        more(min(deadline, time.monotonic() + chance.uniform(5, 30)))
+    if runs[-1].status["state"] != "finished":
+        assert worker(runs[-1].path, store) == 0
     with served(tmp_path, port):
-        assert sync.sync(load_store(folder / "mlflow.yaml"), [tmp_path / "runs"]) == 0
-        assert sync.sync(load_store(folder / "mlflow.yaml"), [tmp_path / "runs"]) == 0
+        for _ in range(2):  # the second time there is nothing to send
+            assert sync.sync(load_store(store), [tmp_path / "runs"]) == 0
     found = stored(tmp_path / "server" / "mlflow.yaml")
-    missing = doubled = points = 0
     for directory in runs:
-        wanted, got = expected(directory), found[directory.about["name"]]
-        points += len(wanted)
-        missing += sum((wanted - got).values())
-        doubled += sum((got - wanted).values())
-    for fault, count in (("tracking server killed", counts["server"]), ("run killed meanwhile", counts["run"])):
-        table.append({"fault": fault, "tried": count, "survived": count, "lost": 0})
-    kept = points - missing
-    table.append({"fault": f"points of these {len(runs)} runs", "tried": points, "survived": kept, "lost": missing})
-    assert (missing, doubled) == (0, 0)
+        attempt("a run under a tracking server that is killed: every point in MLflow, once",
+                found[directory.about["name"]] == expected(directory))  # fmt: skip
 
 
-def _train_a_little(make_run, root, store, runs, counts, chance) -> None:
-    """Train a run to its end, or until it is killed; one that was killed goes on the next time."""
-    if not runs or runs[-1].status["state"] == "finished":
-        runs.append(make_run(root, name=f"arm {len(runs)}"))
-    fault = chance.choice([(), ("record", chance.randint(1, 6), [KILL]), ("flush", chance.randint(1, 8), [KILL]),
-                           ("micro-batch", chance.randint(1, 8), [int(signal.SIGTERM)])])  # fmt: skip
-    code = worker(runs[-1].path, store, *fault)
-    assert code in (0, 3, -KILL), code
-    counts["run"] += code == -KILL
+def train_until(make, store: Path, runs: list, chance: random.Random, end: float) -> None:
+    """Train a run to its end, or until it is killed or stopped, and so on; one that was not finished goes on first."""
+    while time.monotonic() < end:
+        if not runs or runs[-1].status["state"] == "finished":
+            runs.append(make(len(runs)))
+        fault = chance.choice([(), ("record", chance.randint(1, 6), [KILL]), ("flush", chance.randint(1, 8), [KILL]),
+                               ("micro-batch", chance.randint(1, 8), [int(signal.SIGTERM)])])  # fmt: skip
+        code = worker(runs[-1].path, store, *fault)
+        attempt("a run trained or killed while the tracking server comes and goes", code in (0, 3, -KILL))
 
 
 @contextmanager

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 from malformed import damage
 
-from detr.config import DataConfig
+from detr.config import DataConfig, RunConfig
 from detr.data import open_split
+from detr.data.doctor import audit
 from detr.errors import InputError
 from experiments import sync, tracking
 from experiments.folder import Folder
@@ -103,10 +104,15 @@ def test_malformed_annotation_files_are_told_in_a_sentence(tmp_path):
         path.write_text(json.dumps(content))
         done = damage(path, chance)
         try:
-            open_split(config, "train").summary()
-        except InputError as error:
-            refused += 1
-            assert path.name in str(error), done
+            try:
+                open_split(config, "train").summary()
+            except InputError as error:
+                refused += 1
+                assert path.name in str(error)
+            try:  # the doctor goes on where training would not, and finds all faults at once
+                audit({"train": (path, tmp_path)}, RunConfig(data=config))
+            except InputError as error:
+                assert path.name in str(error)
         except Exception as error:
             raise AssertionError(f"seed {SEED}, round {number}: {done}") from error
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)

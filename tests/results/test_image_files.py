@@ -69,3 +69,9 @@ def test_a_rotation_is_applied_where_only_that_fits_the_annotations(folder):
     )
     assert stored.shape == (30, 40) and stored[0, -1] > stored[0, 0] + 100
     assert upright.shape == (40, 30) and upright[-1, 0] > upright[0, 0] + 100
+
+
+def test_links_that_lead_round_in_a_circle_are_told(tmp_path):
+    (tmp_path / "a.png").symlink_to("b.png")
+    (tmp_path / "b.png").symlink_to("a.png")
+    assert embed(tmp_path, "a.png", (4, 4), 10)[0] == ""
