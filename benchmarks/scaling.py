@@ -201,7 +201,8 @@ def step(steps: int = 12) -> None:
     from detr.config import DataConfig, ModelConfig, RunConfig, TrainConfig
     from detr.data.batch import batches
     from detr.distributed import join
-    from detr.train import Progress, prepare, train_loader, train_step
+    from detr.setup import Progress, prepare, train_loader
+    from detr.step import train_step
 
     torch.set_num_threads(1)
     with join() as peers, tempfile.TemporaryDirectory() as folder:

@@ -44,7 +44,7 @@ def draw_batch() -> tuple[Tensor, list[dict[str, Tensor]]]:
 
 
 def ours(precision: str = "float32") -> Callable[[], float]:
-    """A step of the project's parts, as detr.train takes it."""
+    """A step of the project's parts, as detr.step takes it."""
     images, targets = draw_batch()
     mask = torch.zeros(BATCH, HEIGHT, WIDTH, dtype=torch.bool)
     model = build_model(ModelConfig(pretrained=False)).train()

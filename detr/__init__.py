@@ -6,6 +6,6 @@ The core knows no experiment tracker and no configuration framework. Read these 
     models/detr.py    the model's forward pass
     matcher.py        predictions to objects, one to one
     criterion.py      the losses, and the two denominators that make accumulation exact
-    train.py          the training loop, a generator of records
+    train.py          the training loop, a generator of records; step.py has one step of it
     evaluation.py     COCO AP
 """

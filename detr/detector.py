@@ -22,7 +22,7 @@ from detr.data.transforms import build_transform
 from detr.errors import InputError
 from detr.models import DETR, build_model
 from detr.postprocess import postprocess
-from detr.train import choose_device
+from detr.setup import choose_device
 
 log = logging.getLogger(__name__)
 

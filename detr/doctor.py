@@ -22,7 +22,7 @@ from detr.data import split_paths
 from detr.data.doctor import Audit, audit, enough_queries
 from detr.doctor_report import Visit, as_json, print_report
 from detr.errors import InputError
-from detr.train import NonFiniteLoss
+from detr.step import NonFiniteLoss
 from detr.trials import measure_speed, overfit
 
 SPLITS = ("train", "val")

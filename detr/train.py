@@ -1,40 +1,26 @@
 """Training as a generator of records: whoever iterates logs, reports, prunes or stops by closing it."""
 
 import json
-import logging
-import math
 import time
 from collections.abc import Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.amp import GradScaler
-from torch.optim import AdamW
-from torch.utils.data import DataLoader
 
-from detr.checkpoint import load_latest, load_official, read_weights, save_checkpoint, save_weights
+from detr.checkpoint import load_latest, save_checkpoint, save_weights
 from detr.config import RunConfig
-from detr.criterion import Normalizers, SetCriterion
-from detr.data import CocoDetection, open_split
-from detr.data.batch import Batch, StreamSampler, batches, collate
-from detr.diagnostics import as_metrics, copy_weights, gradient_norms, update_ratios
-from detr.distributed import LostProcess, Peers, check_device, lost_process, no_exchange
+from detr.data.batch import batches
+from detr.diagnostics import as_metrics, gradient_norms
+from detr.distributed import LostProcess
 from detr.errors import InputError
 from detr.evaluation import evaluate_coco, predict_dataset, validation_loader
-from detr.models import build_model
-from detr.optim import build_optimizer, clip_gradients, set_lr
-from detr.precision import autocast, grad_scaler, seed_dropout, set_tf32
-from detr.schedule import parse_horizon
-from detr.seeds import derived_seed
+from detr.optim import set_lr
+from detr.setup import Progress, Setup, prepare, train_loader
+from detr.step import LOGGED_LOSSES, NonFiniteLoss, quarantine, train_step
 from detr.validation_watch import ValidationWatch
-
-log = logging.getLogger(__name__)
-LOGGED_LOSSES = ("loss", "loss_ce", "loss_bbox", "loss_giou", "class_error", "cardinality_error")
 
 
 @dataclass(frozen=True)
@@ -47,90 +33,6 @@ class Record:
     samples: int  # training images seen
     seconds: float  # of training, evaluation and saving since the run began, over all its sessions
     metrics: dict[str, float]  # "train/..." of the step or "val/..." of an evaluation, and "diagnostics/..."
-
-
-@dataclass
-class Progress:
-    """The part of a run's state beside model and optimiser that a resume needs. Random numbers are no state: those of a
-    micro-batch follow from the seed and its number.
-    """
-
-    step: int = 0
-    seconds: float = 0.0
-    clipped: int = 0  # steps whose gradient was scaled down
-    scale_sum: float = 0.0  # of min(1, clip_norm / norm) over the steps
-    skipped: int = 0  # steps left out because their gradient overflowed in float16
-    best_AP: float = -1.0
-    evaluated: int = 0  # step of the last evaluation
-    norms: list[float] = field(default_factory=list)  # of the gradients since then, for the diagnostics
-    matching: torch.Tensor | None = None  # (N, Q) of that evaluation, likewise
-    quarantined: dict[int, str] = field(default_factory=dict)  # training images that could not be read -> why
-
-
-class NonFiniteLoss(ArithmeticError):
-    """The loss became NaN or infinite; the message names step and images, `bundle` holds what an inquiry needs."""
-
-    def __init__(self, message: str, bundle: dict[str, Any]) -> None:
-        super().__init__(message)
-        self.bundle = bundle
-
-
-@dataclass
-class Setup:
-    """Everything that a run works with."""
-
-    config: RunConfig
-    device: torch.device
-    train_set: CocoDetection
-    val_set: CocoDetection
-    model: nn.Module
-    criterion: SetCriterion
-    replica: nn.Module  # the model, as one of several processes runs it forward and backward
-    optimizer: AdamW
-    scaler: GradScaler  # of the loss; it does nothing unless the precision is float16
-    num_steps: int
-    peers: Peers
-
-
-def prepare(config: RunConfig) -> Setup:
-    """Open the data, build the model, load its starting weights. InputError when something does not fit."""
-    peers = Peers.current()
-    setup = peers.together(lambda: _prepare_alone(config, peers))
-    setup.replica = peers.replicate(setup.model)
-    return setup
-
-
-def _prepare_alone(config: RunConfig, peers: Peers) -> Setup:
-    config = replace(config, train=replace(config.train, num_processes=peers.size))
-    if config.train.num_threads:
-        torch.set_num_threads(config.train.num_threads)
-    device = choose_device(config.train.device)
-    check_device(device)
-    if device.type == "cuda":
-        set_tf32(config.train.precision == "tf32")
-    elif config.train.precision == "tf32":
-        raise InputError(f"train.precision='tf32' is a format of NVIDIA GPUs, and train.device is {device.type}")
-    train_set, val_set = open_split(config.data, "train", config.seed), open_split(config.data, "val")
-    if train_set.names != val_set.names:
-        raise InputError(f"{train_set.annotations} and {val_set.annotations} have different categories")
-    num_classes = config.model.num_classes or train_set.num_classes
-    if num_classes < train_set.num_classes:
-        raise InputError(
-            f"model.num_classes={num_classes}: the data has {train_set.num_classes}; set null to take that"
-        )
-    torch.manual_seed(config.seed)
-    model = build_model(replace(config.model, num_classes=num_classes))
-    if config.model.init_from:
-        load_official(model, read_weights(config.model.init_from))
-    model.to(device)
-    optim = config.optim
-    optimizer = build_optimizer(model, optim.lr, optim.lr * optim.backbone_lr_ratio, optim.weight_decay)
-    num_steps = parse_horizon(config.schedule.horizon).steps(
-        len(train_set), config.train.batch_size * config.train.accumulate, config.schedule.full_epochs
-    )
-    criterion = SetCriterion(num_classes, config.loss).to(device)
-    scaler = grad_scaler(device, config.train.precision)
-    return Setup(config, device, train_set, val_set, model, criterion, model, optimizer, scaler, num_steps, peers)
 
 
 def train(config: RunConfig, directory: Path | None = None) -> Iterator[Record]:
@@ -193,94 +95,6 @@ def train(config: RunConfig, directory: Path | None = None) -> Iterator[Record]:
         raise
 
 
-def train_step(setup: Setup, progress: Progress, micro_batches: list[Batch]) -> dict[str, float]:
-    """One optimiser step over the micro-batches, whose losses add up to that of the whole effective batch."""
-    config, optimizer, scaler = setup.config, setup.optimizer, setup.scaler
-    own = [{"labels": t["labels"], "image_id": t["image_id"]} for batch in micro_batches for t in batch.targets]
-    targets = [target for part in setup.peers.gather(own) for target in part]  # of the whole effective batch
-    normalizers = setup.criterion.normalizers(targets, config.model.num_queries)
-    sums = accumulate(setup, progress, micro_batches, normalizers)
-    scaler.unscale_(optimizer)  # before clipping: the bound, and the norm that is logged, are the true gradient's
-    norm = clip_gradients((p for group in optimizer.param_groups for p in group["params"]), config.optim.clip_norm)
-    *losses, norm = torch.cat([sums, norm[None]]).tolist()  # the only wait for the device, but for the matcher's
-    metrics = {f"train/{key}": value for key, value in zip(LOGGED_LOSSES, losses, strict=True)}
-    skipped = not math.isfinite(norm) and scaler.get_scale() > 1  # the factor of other precisions is 1
-    if not (math.isfinite(metrics["train/loss"]) and (math.isfinite(norm) or skipped)):
-        image_ids = [target["image_id"] for target in targets]
-        raise NonFiniteLoss(
-            f"step {progress.step + 1}: the loss is {metrics['train/loss']}, the gradient norm {norm}; "
-            f"images {', '.join(map(str, image_ids))}",
-            {"step": progress.step + 1, "image_ids": image_ids, "losses": metrics, "grad_norm": norm},
-        )
-    measured = config.train.diagnostics and (progress.step + 1) % config.train.update_ratio_steps == 0
-    before = copy_weights(optimizer) if measured else None
-    scaler.step(optimizer)
-    scaler.update()
-    optimizer.zero_grad(set_to_none=True)
-    if before:
-        metrics |= as_metrics(update_ratios(optimizer, before))
-    progress.step += 1
-    main, backbone = optimizer.param_groups
-    metrics |= {"train/lr": main["lr"], "train/lr_backbone": backbone["lr"]}
-    return metrics | clipping(setup, progress, None if skipped else norm)
-
-
-def clipping(setup: Setup, progress: Progress, norm: float | None) -> dict[str, float]:
-    """Count what clipping did in this step and all before it; without a norm the step was left out."""
-    bound = setup.config.optim.clip_norm
-    if norm is None:
-        progress.skipped += 1
-    else:
-        scale = min(1.0, bound / norm) if bound and norm > 0 else 1.0
-        progress.clipped += scale < 1
-        progress.scale_sum += scale
-        if setup.config.train.diagnostics:
-            progress.norms.append(norm)
-    metrics = {"train/skipped_steps": float(progress.skipped)} if setup.scaler.is_enabled() else {}
-    if taken := progress.step - progress.skipped:
-        metrics |= {"train/clip_fraction": progress.clipped / taken, "train/clip_scale": progress.scale_sum / taken}
-    return metrics if norm is None else metrics | {"train/grad_norm": norm}
-
-
-def accumulate(setup: Setup, progress: Progress, micro_batches: list[Batch], normalizers: Normalizers) -> Tensor:
-    """Add up the gradient of all micro-batches, those of other processes included; returns their LOGGED_LOSSES
-    likewise. The scaler has its factor in the gradient, and not in the losses.
-    """
-    config, peers = setup.config, setup.peers
-    if not setup.model.training:
-        setup.model.train()  # it visits every module
-    sums = torch.zeros(len(LOGGED_LOSSES), device=setup.device)
-    first = progress.step * config.train.accumulate + peers.share(range(config.train.accumulate))[0]
-    for number, batch in enumerate(micro_batches):
-        seed_dropout(setup.device, derived_seed(config.seed, first + number))  # whichever process draws it
-        batch = batch.to(setup.device)
-        is_last = number == len(micro_batches) - 1
-        with nullcontext() if is_last else no_exchange(setup.replica), lost_process():
-            with autocast(setup.device, config.train.precision):
-                outputs = setup.replica(batch.images, batch.padding_mask)
-            losses = setup.criterion(outputs, batch.targets, normalizers)
-            losses["loss"] = setup.criterion.total(losses)
-            setup.scaler.scale(losses["loss"] * peers.size).backward()  # the exchange takes the mean over processes
-        sums += torch.stack([losses[key].detach() for key in LOGGED_LOSSES])
-    return peers.sum(sums)
-
-
-def quarantine(setup: Setup, progress: Progress, micro_batches: list[Batch]) -> dict[str, float]:
-    """Count the images that could not be read and were replaced. InputError when they are more than their share."""
-    own = {k: v for batch in micro_batches for target in batch.targets for k, v in target["unreadable"].items()}
-    found = {k: v for part in setup.peers.gather(own) for k, v in part.items()}
-    for image_id in found.keys() - progress.quarantined.keys():
-        log.warning("training image %d is replaced by the next one: %s", image_id, found[image_id])
-    progress.quarantined |= found
-    count, limit = len(progress.quarantined), setup.train_set.quarantine_limit
-    if count > limit:
-        raise InputError(
-            f"{count} training images cannot be read, data.quarantine_share={setup.config.data.quarantine_share:g} "
-            f"allows {limit} of {len(setup.train_set)}; the last one: {list(progress.quarantined.values())[-1]}"
-        )
-    return {"train/quarantined": float(count)} if count else {}
-
-
 def evaluate(setup: Setup, progress: Progress, directory: Path | None) -> dict[str, float]:
     """Losses and COCO metrics of the validation set; keeps the predictions, and the weights if they are the best.
 
@@ -334,27 +148,6 @@ def record(setup: Setup, progress: Progress, metrics: dict[str, float]) -> Recor
     return Record(progress.step, setup.num_steps, epoch, samples, progress.seconds, metrics)
 
 
-def train_loader(setup: Setup, first_step: int) -> DataLoader:
-    """Micro-batches of all steps from `first_step` on, in one go: workers start once."""
-    config = setup.config
-    sampler = StreamSampler(
-        len(setup.train_set),
-        config.train.batch_size,
-        config.train.accumulate,
-        config.seed,
-        first_step,
-        setup.num_steps,
-        setup.peers,
-    )
-    return DataLoader(
-        setup.train_set,
-        batch_sampler=sampler,
-        collate_fn=collate,
-        num_workers=config.data.num_workers,
-        pin_memory=setup.device.type == "cuda",
-    )
-
-
 def evaluate_at(num_steps: int, evaluations: int) -> set[int]:
     """Steps after which to evaluate: evenly spaced, the last one always among them."""
     return {max(1, round(num_steps * i / evaluations)) for i in range(1, evaluations + 1)}
@@ -386,13 +179,3 @@ def resume(setup: Setup, directory: Path) -> Progress:
     if len(set(steps)) > 1:
         raise InputError(f"{directory}: the processes find checkpoints of the steps {steps}; all need the same folder")
     return progress
-
-
-def choose_device(name: str) -> torch.device:
-    """The named device, or for "auto" the best there is. InputError when it cannot be used."""
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
-    try:
-        return torch.zeros((), device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise InputError(f"train.device={name!r} cannot be used ({str(error).splitlines()[0]})") from None

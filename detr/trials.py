@@ -13,7 +13,8 @@ from detr.config import RunConfig
 from detr.data import CocoDetection
 from detr.data.batch import Batch, batches, collate
 from detr.errors import InputError
-from detr.train import NonFiniteLoss, Progress, Setup, prepare, train_loader, train_step
+from detr.setup import Progress, Setup, prepare, train_loader
+from detr.step import NonFiniteLoss, train_step
 
 OVERFIT_IMAGES = 8
 OVERFIT_RATIO = (

@@ -13,7 +13,7 @@ from detr.checkpoint import load_official, read_weights
 from detr.config import RunConfig
 from detr.data import CocoDetection, open_split, split_paths
 from detr.models import build_model
-from detr.train import choose_device
+from detr.setup import choose_device
 from experiments import tracking
 from experiments.design import Ablation, expand, plan
 from experiments.display import print_table

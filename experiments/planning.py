@@ -15,7 +15,8 @@ from detr.config import RunConfig
 from detr.config_io import to_dict
 from detr.data.batch import batches
 from detr.evaluation import validation_loader
-from detr.train import Progress, Setup, prepare, train_loader, train_step
+from detr.setup import Progress, Setup, prepare, train_loader
+from detr.step import train_step
 from experiments.design import NOT_IDENTITY, Ablation, Run, data_fingerprint, varied
 from experiments.display import print_table
 from experiments.results.contrasts import Contrast, comparison, contrasts

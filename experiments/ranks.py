@@ -8,7 +8,8 @@ from pathlib import Path
 
 from detr.distributed import Peers, join, launched
 from detr.errors import InputError
-from detr.train import NonFiniteLoss, train
+from detr.step import NonFiniteLoss
+from detr.train import train
 from experiments.rundir import RunDirectory
 from experiments.stop import Stop
 

@@ -25,7 +25,8 @@ from optuna.trial import Trial, TrialState
 
 from detr.distributed import LostProcess
 from detr.errors import InputError
-from detr.train import NonFiniteLoss, Record
+from detr.step import NonFiniteLoss
+from detr.train import Record
 from experiments.design import Run, data_fingerprint
 from experiments.lease import Held
 from experiments.places import MACHINE, Place, bury, fill, place_lock, search_places, states, trust_places

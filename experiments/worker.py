@@ -19,7 +19,8 @@ from detr.data import open_split
 from detr.distributed import LostProcess, Peers, launched
 from detr.draw import draw_samples
 from detr.errors import InputError
-from detr.train import NonFiniteLoss, Record
+from detr.step import NonFiniteLoss
+from detr.train import Record
 from experiments import tracking
 from experiments.faults import explain
 from experiments.lease import HELD, Held, Lease, owner

@@ -10,7 +10,14 @@ import torch
 
 ROOT = Path(__file__).resolve().parents[1]
 
-torch.set_num_threads(1)  # threads of several busy processes wait for each other
+torch.set_num_threads(1)  # tensors are tiny here, and threads of several busy processes wait for each other
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    """A test may change it."""
+    yield
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

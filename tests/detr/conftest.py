@@ -28,12 +28,8 @@ hypothesis.settings.load_profile("tests")
 
 @pytest.fixture(autouse=True)
 def _repeatable():
-    """Every test starts from the same random state, on one thread: the tensors here are tiny."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+    """Every test starts from the same random state."""
     torch.manual_seed(0)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="session")

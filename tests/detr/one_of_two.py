@@ -19,7 +19,9 @@ from detr.config import RunConfig
 from detr.config_io import from_dict
 from detr.distributed import LostProcess, join
 from detr.errors import InputError
-from detr.train import NonFiniteLoss, Progress, prepare, train, train_step
+from detr.setup import Progress, prepare
+from detr.step import NonFiniteLoss, train_step
+from detr.train import train
 
 torch.set_num_threads(1)
 

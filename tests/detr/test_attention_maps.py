@@ -9,7 +9,8 @@ from safetensors import safe_open
 from detr.attention_maps import MAX_IMAGES, MAX_QUERIES, AttentionMaps, map_extent
 from detr.checkpoint import checkpoints, load_checkpoint
 from detr.data.batch import pad_images
-from detr.train import prepare, train
+from detr.setup import prepare
+from detr.train import train
 
 
 def mask_of(height: int, width: int, padded: tuple[int, int]) -> torch.Tensor:

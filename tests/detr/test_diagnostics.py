@@ -30,7 +30,8 @@ from detr.evaluation import evaluate_coco, predict_dataset, validation_loader
 from detr.matcher import HungarianMatcher
 from detr.models import build_model
 from detr.optim import build_optimizer
-from detr.train import Record, prepare, train
+from detr.setup import prepare
+from detr.train import Record, train
 from detr.validation_watch import ValidationWatch
 
 CLOCKS = ("train/data_time", "train/step_time", "train/wait_fraction", "val/seconds")

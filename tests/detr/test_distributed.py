@@ -20,7 +20,9 @@ from detr.config_io import to_dict
 from detr.data.batch import StreamSampler, collate
 from detr.distributed import Peers
 from detr.errors import InputError
-from detr.train import Progress, prepare, train, train_step
+from detr.setup import Progress, prepare
+from detr.step import train_step
+from detr.train import train
 
 SCRIPT = Path(__file__).with_name("one_of_two.py")
 ROOT = SCRIPT.parents[2]

@@ -21,7 +21,7 @@ from detr.contact_sheet import draw_sheet
 from detr.data.coco import CocoDetection
 from detr.data.doctor import audit, enough_queries
 from detr.doctor import SHAPES, SHAPES_EVALUATION, SMALL, main
-from detr.train import train_step
+from detr.step import train_step
 from detr.trials import measure_speed, overfit
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -13,7 +13,9 @@ from detr.errors import InputError
 from detr.models import build_model
 from detr.optim import clip_gradients
 from detr.precision import seed_dropout, set_tf32
-from detr.train import NonFiniteLoss, Progress, Setup, prepare, train, train_step
+from detr.setup import Progress, Setup, prepare
+from detr.step import NonFiniteLoss, train_step
+from detr.train import train
 
 
 def step(setup: Setup, progress: Progress) -> dict[str, float]:

@@ -15,7 +15,9 @@ from detr.checkpoint import checkpoints, load_checkpoint, read_weights
 from detr.data.batch import Batch, collate
 from detr.errors import InputError
 from detr.models import build_model
-from detr.train import NonFiniteLoss, Progress, Record, evaluate_at, prepare, train, train_step
+from detr.setup import Progress, prepare
+from detr.step import NonFiniteLoss, train_step
+from detr.train import Record, evaluate_at, train
 
 CLOCKS = ("train/data_time", "train/step_time", "train/wait_fraction", "val/seconds")
 
