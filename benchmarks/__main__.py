@@ -22,7 +22,7 @@ import pandas as pd
 import torch
 
 FOLDER = Path(__file__).parent
-ALL = ("losses", "training_step", "overhead")
+ALL = ("start", "losses", "input_pipeline", "training_step", "bootstrap", "evaluation", "overhead")
 COLUMNS = ["what", "peer", "work", "ratio", "spread", "aim", "figures"]
 
 

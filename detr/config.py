@@ -195,6 +195,9 @@ class TrainConfig:
 
     batch_size: int = 2  # images per micro-batch
     accumulate: int = 32  # micro-batches per optimiser step; the effective batch is their product
+    # of images into micro-batches: size puts images of like height and width together, among 32 micro-batches or those
+    # of a step, which saves half of the padding or more (docs/performance.md)
+    grouping: Literal["none", "size"] = "none"
     num_processes: int = 1  # of one run, a GPU each; they deal out the micro-batches, and change nothing else
     # of the forward pass; matching and losses stay float32. tf32 is float32 whose factors NVIDIA's GPUs round to 10
     # bits; float16 scales the loss, and leaves out the steps whose gradient overflows
@@ -227,11 +230,14 @@ class TrainConfig:
 class EvaluationConfig:
     """COCO evaluation."""
 
+    # that computes the metrics; both give the same figures. faster-coco-eval takes a third of the time, and its package
+    backend: Literal["pycocotools", "faster-coco-eval"] = "pycocotools"
     area_limits: tuple[float, float] = (1024.0, 9216.0)  # px^2 of the original image: small | medium | large
     batch_size: int = 8
     pad_to: int = 1  # images are padded alone to a multiple of this; 0 pads to the batch's largest, as official DETR
 
     def __post_init__(self) -> None:
+        _check_choices(self, "evaluation")
         low, high = self.area_limits
         _require(0 < low < high, "evaluation.area_limits", self.area_limits, "must be two rising areas in px^2")
         _require(self.batch_size >= 1, "evaluation.batch_size", self.batch_size, "must be at least 1")

@@ -18,7 +18,7 @@ from detr.config import DataConfig, EvaluationConfig, ModelConfig, RunConfig
 from detr.config_io import from_dict
 from detr.data.coco import load_annotations
 from detr.data.shapes import CLASSES
-from detr.data.transforms import build_transform
+from detr.data.transforms import build_transform, normalize
 from detr.errors import InputError
 from detr.models import DETR, build_model
 from detr.postprocess import postprocess
@@ -55,8 +55,8 @@ class Detector:
         nothing = tv_tensors.BoundingBoxes(torch.zeros(0, 4), format="XYXY", canvas_size=size)
         target = {"boxes": nothing, "labels": torch.zeros(0, dtype=torch.int64)}
         resized, _ = build_transform(self.data, train=False)(tv_tensors.Image(image), target)
-        images = resized.as_subclass(Tensor)[None].to(self.device)
-        padding_mask = torch.zeros(1, *images.shape[-2:], dtype=torch.bool, device=self.device)
+        padding_mask = torch.zeros(1, *resized.shape[-2:], dtype=torch.bool, device=self.device)
+        images = normalize(resized.as_subclass(Tensor)[None].to(self.device), padding_mask)
         result = postprocess(self.model(images, padding_mask), [size])[0]
         order = result["scores"].argsort(descending=True, stable=True)
         return {key: value[order].cpu() for key, value in result.items()}

@@ -59,7 +59,7 @@ def evaluate_checkpoint(
 
     detections, losses = predict_dataset(detector.model, loader, criterion, detector.device, advance)
     limits = detector.evaluation.area_limits
-    metrics = evaluate_coco(annotations, detections, limits)
+    metrics = evaluate_coco(annotations, detections, limits, detector.evaluation.backend)
     settings = {
         "images": len(dataset),
         "labels": mapping,

@@ -1,6 +1,7 @@
 """Detections of a data set and their COCO metrics. pycocotools is the reference."""
 
 import contextlib
+import importlib
 import io
 import json
 from collections import defaultdict
@@ -33,12 +34,14 @@ def evaluate_coco(
     annotations_json: Path | str,
     detections: Detections | Path | str,
     area_limits: tuple[float, float] = (1024.0, 9216.0),
+    backend: str = "pycocotools",
 ) -> dict[str, float]:
     """COCO box metrics as pycocotools computes them, in 0..1, and -1 where there is nothing to find.
 
     annotations_json:  a COCO annotation file
     detections:        results in COCO format (image_id, category_id, bbox xywh, score), or the file that holds them
     area_limits:       px^2 of the annotation's `area` that part small | medium | large
+    backend:           pycocotools | faster-coco-eval
     returns            AP, AP50, AP75, APS, APM, APL, AR1, AR10, AR100, ARS, ARM, ARL and "AP/<class>" of every class
     """
     if not isinstance(detections, list):
@@ -49,8 +52,10 @@ def evaluate_coco(
     unknown = {d["image_id"] for d in detections} - {image["id"] for image in content["images"]}
     if unknown:
         raise InputError(f"{annotations_json}: detections name the image {min(unknown)}, which is not in the file")
+    index, evaluator = coco_classes(backend)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports on standard output
-        evaluation = COCOeval(_index(content), _index(content, _with_areas(detections)), "bbox")
+        truth, found = _index(index(), content), _index(index(), {**content, "annotations": _with_areas(detections)})
+        evaluation = evaluator(truth, found, "bbox")
         small, medium = area_limits
         evaluation.params.areaRng = [[0, 1e10], [0, small], [small, medium], [medium, 1e10]]
         evaluation.evaluate()
@@ -60,14 +65,25 @@ def evaluate_coco(
     precision = evaluation.eval["precision"][..., 0, -1]  # (IoU, recall, class) at all areas and 100 detections
     for k, category in enumerate(evaluation.params.catIds):
         valid = precision[..., k][precision[..., k] > -1]
-        metrics[f"AP/{evaluation.cocoGt.cats[category]['name']}"] = float(valid.mean()) if valid.size else -1.0
+        metrics[f"AP/{truth.cats[category]['name']}"] = float(valid.mean()) if valid.size else -1.0
     return metrics
 
 
-def _index(content: dict[str, Any], annotations: Detections | None = None) -> COCO:
-    """pycocotools' index of parsed content; COCO.loadRes would refuse an empty list."""
-    coco = COCO()
-    coco.dataset = content if annotations is None else {**content, "annotations": annotations}
+def coco_classes(backend: str) -> tuple[type, type]:
+    """COCO and COCOeval, or what stands for them. InputError when the package is not installed."""
+    if backend == "pycocotools":
+        return COCO, COCOeval
+    try:
+        package = importlib.import_module(backend.replace("-", "_"))
+    except ImportError as error:
+        remedy = f"pip install {backend}, or take pycocotools"
+        raise InputError(f"evaluation.backend={backend!r} cannot be used ({error}): {remedy}") from None
+    return package.COCO, package.COCOeval_faster
+
+
+def _index(coco: Any, content: dict[str, Any]) -> Any:
+    """The COCO object with parsed content; its own loadRes would refuse an empty list of detections."""
+    coco.dataset = content
     coco.createIndex()
     return coco
 

@@ -1,6 +1,7 @@
 """What a run works with, made from its settings, and what of its state a resume needs."""
 
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import torch
 from torch import nn
@@ -12,9 +13,10 @@ from detr.checkpoint import load_official, read_weights
 from detr.config import RunConfig
 from detr.criterion import SetCriterion
 from detr.data import CocoDetection, open_split
-from detr.data.batch import StreamSampler, collate
+from detr.data.batch import GroupingSampler, StreamSampler, collate
 from detr.distributed import Peers, check_device
 from detr.errors import InputError
+from detr.evaluation import coco_classes
 from detr.models import build_model
 from detr.optim import build_optimizer
 from detr.precision import grad_scaler, set_tf32
@@ -74,6 +76,7 @@ def _prepare_alone(config: RunConfig, peers: Peers) -> Setup:
         set_tf32(config.train.precision == "tf32")
     elif config.train.precision == "tf32":
         raise InputError(f"train.precision='tf32' is a format of NVIDIA GPUs, and train.device is {device.type}")
+    coco_classes(config.evaluation.backend)  # whether it is there
     train_set, val_set = open_split(config.data, "train", config.seed), open_split(config.data, "val")
     if train_set.names != val_set.names:
         raise InputError(f"{train_set.annotations} and {val_set.annotations} have different categories")
@@ -100,7 +103,8 @@ def _prepare_alone(config: RunConfig, peers: Peers) -> Setup:
 def train_loader(setup: Setup, first_step: int) -> DataLoader:
     """Micro-batches of all steps from `first_step` on, in one go: workers start once."""
     config = setup.config
-    sampler = StreamSampler(
+    sampler_class = {"none": StreamSampler, "size": partial(GroupingSampler, setup.train_set.augmented_shape)}
+    sampler = sampler_class[config.train.grouping](
         len(setup.train_set),
         config.train.batch_size,
         config.train.accumulate,

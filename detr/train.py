@@ -120,7 +120,9 @@ def evaluate(setup: Setup, progress: Progress, directory: Path | None) -> dict[s
     for *_, later in parts[1:]:
         if watch:
             watch.extend(later)
-    metrics = evaluate_coco(setup.val_set.annotations, detections, config.evaluation.area_limits)
+    metrics = evaluate_coco(
+        setup.val_set.annotations, detections, config.evaluation.area_limits, config.evaluation.backend
+    )
     if directory:
         beside = directory / "predictions.json.unfinished"
         beside.write_text(json.dumps(detections))
@@ -136,7 +138,7 @@ def evaluate(setup: Setup, progress: Progress, directory: Path | None) -> dict[s
     signals = {}
     if watch:
         signals = watch.signals(progress.matching) | gradient_norms(progress.norms)
-        signals |= watch.layer_AP(config.evaluation.area_limits, metrics["AP"])
+        signals |= watch.layer_AP(config.evaluation, metrics["AP"])
         progress.matching, progress.norms = watch.matching, []
     return lost | found | as_metrics(signals) | {"val/seconds": time.perf_counter() - begin}
 

@@ -9,6 +9,7 @@ from torch.utils.hooks import RemovableHandle
 
 from detr.attention_maps import AttentionMaps
 from detr.boxes import cxcywh_to_xyxy
+from detr.config import EvaluationConfig
 from detr.data.batch import Batch
 from detr.data.coco import CocoDetection
 from detr.diagnostics import (
@@ -146,12 +147,13 @@ class ValidationWatch:
             found["duplicates"] = self.duplicates / self.detections
         return found | prediction_variance(self.boxes, self.classes, self.objects)
 
-    def layer_AP(self, area_limits: tuple[float, float], last_AP: float) -> dict[str, float]:
+    def layer_AP(self, config: EvaluationConfig, last_AP: float) -> dict[str, float]:
         """COCO AP in 0..1 of each decoder layer, where `keep_layers`; `last_AP` is that of the last, known already."""
         if not self.keep_layers or last_AP < 0:  # -1: no object to find
             return {}
         found = []
         for results in self.layers:  # one layer's detections as dicts at a time: COCO's are a gigabyte
             detections = [d for image_id, result in results for d in coco_results(image_id, self.dataset, result)]
-            found.append(evaluate_coco(self.dataset.annotations, detections, area_limits)["AP"])
+            metrics = evaluate_coco(self.dataset.annotations, detections, config.area_limits, config.backend)
+            found.append(metrics["AP"])
         return {f"AP_layer_{i}": ap for i, ap in enumerate([*found, last_AP])}

@@ -151,9 +151,7 @@ def run_phase(phase: Phase, launcher: Launcher, until: float, console: Console, 
             time.sleep(POLL_SECONDS)
 
 
-def start_worker(
-    phase: Phase, launcher: Launcher, slot: int, until: float, watch: Callable[[], None]
-) -> Process:
+def start_worker(phase: Phase, launcher: Launcher, slot: int, until: float, watch: Callable[[], None]) -> Process:
     """A process that takes trial after trial."""
     name = phase.folder.name
     module = ["experiments.trial", name, phase.name, str(until), *phase.sweep.overrides]

@@ -1,28 +1,33 @@
 """Samples to batches, and the endless, restartable order in which training sees them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
+from detr.data.transforms import normalize
 from detr.distributed import Peers
 from detr.errors import InputError
+from detr.seeds import derived_seed
+
+Key = tuple[int, int]  # epoch and image index
+GROUPED = 32  # micro-batches among which images are exchanged
 
 
 class Batch(NamedTuple):
-    """What the model and the criterion take."""
+    """Images of one padded size, and what is to be found in them."""
 
-    images: Tensor  # (B, 3, H, W), normalised, 0 on padding
+    images: Tensor  # (B, 3, H, W) uint8; once moved by `to` float32, normalised, 0 on padding
     padding_mask: Tensor  # (B, H, W), True on padding
     targets: list[dict[str, Any]]
 
     def to(self, device: torch.device) -> "Batch":
-        """Copy to the device; from pinned memory without waiting."""
+        """What the model and the criterion take, on the device; from pinned memory without waiting."""
         images, mask = (x.to(device, non_blocking=True) for x in (self.images, self.padding_mask))
         targets = [{k: t[k].to(device, non_blocking=True) for k in ("labels", "boxes")} for t in self.targets]
-        return Batch(images, mask, targets)
+        return Batch(normalize(images, mask), mask, targets)
 
 
 def pad_images(images: list[Tensor], multiple: int = 1) -> tuple[Tensor, Tensor]:
@@ -32,7 +37,8 @@ def pad_images(images: list[Tensor], multiple: int = 1) -> tuple[Tensor, Tensor]
     returns  images (B, 3, H, W) and padding_mask (B, H, W), True on padding
     """
     height, width = (-(-max(x.shape[i] for x in images) // multiple) * multiple for i in (1, 2))
-    padded = images[0].new_zeros(len(images), images[0].shape[0], height, width)
+    # a pixel's channels side by side, as convolutions like it
+    padded = images[0].new_zeros(len(images), height, width, images[0].shape[0]).movedim(-1, 1)
     mask = torch.ones(len(images), height, width, dtype=torch.bool, device=padded.device)
     for i, image in enumerate(images):
         padded[i, :, : image.shape[1], : image.shape[2]] = image
@@ -56,7 +62,11 @@ def batches(loader: DataLoader) -> Iterator[Batch]:
         yield batch
 
 
-class StreamSampler(Sampler[list[tuple[int, int]]]):
+def _batched(keys: list[Key], size: int) -> list[list[Key]]:
+    return [keys[i : i + size] for i in range(0, len(keys), size)]
+
+
+class StreamSampler(Sampler[list[Key]]):
     """Micro-batches of one endless stream of shuffled epochs, from any optimiser step on.
 
     Position p of the stream holds image `permutation(seed, epoch)[p % N]` of epoch `p // N`. So every image is seen
@@ -75,20 +85,59 @@ class StreamSampler(Sampler[list[tuple[int, int]]]):
         peers: Peers | None = None,
     ) -> None:
         self.num_images, self.batch_size, self.accumulate, self.seed = num_images, batch_size, accumulate, seed
-        self.steps, self.own = range(first_step, last_step), (peers or Peers()).share(range(accumulate))
+        self.steps, self.peers = range(first_step, last_step), peers or Peers()
+        self._order: tuple[int, list[int]] = (-1, [])  # an epoch and its permutation
 
     def __len__(self) -> int:
-        return len(self.steps) * len(self.own)
+        return len(self.steps) * len(self.peers.share(range(self.accumulate)))
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+    def __iter__(self) -> Iterator[list[Key]]:
         """Lists of (epoch, image index)."""
-        known: tuple[int, list[int]] = (-1, [])
-        for micro_batch in (step * self.accumulate + i for step in self.steps for i in self.own):
-            keys = []
-            for position in range(micro_batch * self.batch_size, (micro_batch + 1) * self.batch_size):
-                epoch, offset = divmod(position, self.num_images)
-                if known[0] != epoch:
-                    generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-                    known = (epoch, torch.randperm(self.num_images, generator=generator).tolist())
-                keys.append((epoch, known[1][offset]))
-            yield keys
+        for step in self.steps:
+            yield from self.peers.share(self.micro_batches(step))
+
+    def micro_batches(self, step: int) -> list[list[Key]]:
+        """Those of a step, of all processes."""
+        return _batched(self._keys(step, 1), self.batch_size)
+
+    def _keys(self, step: int, num_steps: int) -> list[Key]:
+        size, keys = self.batch_size * self.accumulate, []
+        for position in range(step * size, (step + num_steps) * size):
+            epoch, offset = divmod(position, self.num_images)
+            if self._order[0] != epoch:
+                generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
+                self._order = (epoch, torch.randperm(self.num_images, generator=generator).tolist())
+            keys.append((epoch, self._order[1][offset]))
+        return keys
+
+
+class GroupingSampler(StreamSampler):
+    """The stream's images in micro-batches of like heights and widths, which need little padding.
+
+    Images are exchanged within windows of as few whole steps as have GROUPED micro-batches; so with that many in a step
+    a step has the same images as without grouping. The micro-batches of a window are shuffled.
+    """
+
+    def __init__(self, shape: Callable[[Key], tuple[int, int]], *arguments: Any) -> None:
+        """`shape` gives height and width of the augmented image; the other arguments are StreamSampler's."""
+        super().__init__(*arguments)
+        self.shape = shape
+        self.window_steps = -(-GROUPED // self.accumulate)
+        self._window: tuple[int, list[list[Key]]] = (-1, [])
+
+    def micro_batches(self, step: int) -> list[list[Key]]:
+        """Those of a step, of all processes."""
+        window, offset = divmod(step, self.window_steps)
+        if self._window[0] != window:
+            self._window = (window, self._group(window))
+        return self._window[1][offset * self.accumulate : (offset + 1) * self.accumulate]
+
+    def _group(self, window: int) -> list[list[Key]]:
+        keys = self._keys(window * self.window_steps, self.window_steps)
+        groups = _batched(sorted(keys, key=self._likeness), self.batch_size)
+        generator = torch.Generator().manual_seed(derived_seed(self.seed, window))
+        return [groups[i] for i in torch.randperm(len(groups), generator=generator)]
+
+    def _likeness(self, key: Key) -> tuple[bool, int, int]:
+        height, width = self.shape(key)
+        return height > width, max(height, width), min(height, width)

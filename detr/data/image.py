@@ -11,7 +11,7 @@ from detr.errors import InputError
 
 
 def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
-    """Decode to uint8 RGB (3, H, W).
+    """Decode to uint8 RGB (3, H, W), a pixel's colours side by side in memory.
 
     size:  (height, width) of the annotations. The EXIF rotation is applied exactly where the file fits them only when
            rotated: COCO's boxes are drawn on the stored pixels, those of some tools on the upright picture. Without
@@ -35,12 +35,12 @@ def read_image(path: Path, size: tuple[int, int] | None = None) -> Tensor:
 
 
 def _decode(path: Path, upright: bool) -> Tensor:
-    """Pillow decodes: torchvision's decoders are faster but deprecated, and a damaged PNG crashes them."""
+    """Pillow decodes: torchvision's decoders are no faster, deprecated, and a damaged PNG crashes them."""
     with Image.open(path) as header:
         picture = ImageOps.exif_transpose(header) if upright else header
         if picture.mode.startswith("I"):  # 16 bit: keep the high byte; Pillow's own conversion clips at 255
             picture = Image.fromarray((np.asarray(picture) >> 8).clip(0, 255).astype(np.uint8))
         if "transparency" in picture.info:  # a palette's, which is not to be dropped in one step
             picture = picture.convert("RGBA")
-        pixels = np.array(picture.convert("RGB"))
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+        pixels = np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
+    return torch.from_numpy(pixels).permute(2, 0, 1)  # resizing is faster in this order

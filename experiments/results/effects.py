@@ -70,7 +70,7 @@ def image_difference(replicates: pd.DataFrame, arm: str, baseline: str, confiden
 
     n is the number of replicates with a value in both arms, sd their standard deviation (the standard error of the
     difference), and p twice the smaller tail, which cannot fall below 2 / (n + 1). Identical arms give 0, 0, 0, p 1.
-    On a few hundred images 95 % intervals cover 91 to 95 % (benchmarks/bootstrap.py --calibration).
+    On a few hundred images 95 % intervals cover 91 to 95 % (benchmarks.bootstrap --calibration).
     """
     differences = (replicates[arm] - replicates[baseline]).dropna().to_numpy()
     if len(differences) == 0:

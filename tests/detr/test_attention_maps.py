@@ -8,7 +8,7 @@ from safetensors import safe_open
 
 from detr.attention_maps import MAX_IMAGES, MAX_QUERIES, AttentionMaps, map_extent
 from detr.checkpoint import checkpoints, load_checkpoint
-from detr.data.batch import pad_images
+from detr.data.batch import collate
 from detr.setup import prepare
 from detr.train import train
 
@@ -65,13 +65,13 @@ def test_maps_of_a_run_are_the_weights_of_its_last_model(tiny_run, tmp_path):
     attention = setup.model.eval().transformer.decoder.layers[-1].multihead_attn
     inputs = []
     attention.register_forward_pre_hook(lambda _module, args: inputs.append(args))
-    samples = {target["image_id"]: image for image, target in (setup.val_set[0, i] for i in range(3))}
+    samples = {sample[1]["image_id"]: sample for sample in (setup.val_set[0, i] for i in range(3))}
     with safe_open(tmp_path / "attention.safetensors", framework="pt") as file:
         images = json.loads(file.metadata()["images"])
         assert len(images) == 2
         for number, image_id in enumerate(images):
             with torch.no_grad():
-                setup.model(*pad_images([samples[image_id]]))
+                setup.model(*collate([samples[image_id]]).to(setup.device)[:2])
                 query, key, _, mask, (size,) = inputs[-1][:5]
                 expected = attention.weights(query, key, mask)[0].mean(0)  # (Q, T)
             kept = file.get_tensor(f"{number}.query")

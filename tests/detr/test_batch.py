@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detr.data.batch import StreamSampler, batches, collate, pad_images
+from detr.data.batch import GROUPED, GroupingSampler, StreamSampler, batches, collate, pad_images
+from detr.distributed import Peers
 from detr.errors import InputError
 
 
@@ -72,3 +73,45 @@ def test_seeds_and_epochs_have_their_own_order():
     assert len(set(orders)) == 4
     keys = stream(StreamSampler(20, 20, 1, 0, 0, 2))
     assert [i for _, i in keys[:20]] != [i for _, i in keys[20:]]
+
+
+def shape(key: tuple[int, int]) -> tuple[int, int]:
+    """Heights and widths that follow from the key."""
+    epoch, index = key
+    return (480 + (7 * index + epoch) % 9, 640) if index % 3 else (640, 480 + index % 5)
+
+
+def padded_pixels(micro_batches) -> int:
+    return sum(len(keys) * max(h for h, _ in map(shape, keys)) * max(w for _, w in map(shape, keys))
+               for keys in micro_batches)  # fmt: skip
+
+
+@given(st.integers(2, 40), st.integers(1, 5), st.integers(1, 40), st.integers(0, 20))
+def test_grouping_exchanges_images_within_windows_of_whole_steps(num_images, batch_size, accumulate, first_step):
+    arguments = (num_images, batch_size, accumulate, 3)
+    window = -(-GROUPED // accumulate)
+    last = 2 * window + first_step % window
+    plain, grouped = StreamSampler(*arguments, 0, last), GroupingSampler(shape, *arguments, 0, last)
+    size = window * accumulate * batch_size
+    keys, expected = stream(grouped), stream(plain)
+    assert len(keys) == len(expected) and len(grouped) == len(list(grouped))
+    for begin in (0, size):  # the last window may lack steps
+        assert sorted(keys[begin : begin + size]) == sorted(expected[begin : begin + size])
+    later = stream(GroupingSampler(shape, *arguments, min(first_step, last), last))
+    assert later == keys[min(first_step, last) * accumulate * batch_size :]
+
+
+def test_grouping_saves_most_of_the_padding_and_shuffles_what_it_grouped():
+    arguments = (200, 4, 8, 0, 0, 8)
+    plain, grouped = list(StreamSampler(*arguments)), list(GroupingSampler(shape, *arguments))
+    used = sum(h * w for keys in plain for h, w in map(shape, keys))
+    assert padded_pixels(grouped) - used < 0.2 * (padded_pixels(plain) - used)
+    portrait = [shape(keys[0])[0] == 640 for keys in grouped]
+    assert portrait != sorted(portrait) and portrait != sorted(portrait, reverse=True)
+
+
+def test_several_processes_share_the_grouped_micro_batches():
+    arguments = (50, 2, 4, 0, 3, 20)
+    whole = list(GroupingSampler(shape, *arguments))
+    parts = [list(GroupingSampler(shape, *arguments, Peers(rank, 2))) for rank in range(2)]
+    assert [keys for i in range(0, len(parts[0]), 2) for part in parts for keys in part[i : i + 2]] == whole

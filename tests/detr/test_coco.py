@@ -94,6 +94,18 @@ def test_augmentation_depends_on_seed_epoch_and_image_alone(write_coco, coco_con
     assert any(not torch.equal(a, other[epoch, 0][0]) for epoch, a in enumerate(first))
 
 
+@pytest.mark.parametrize("augmentation", ["official", "light", "none"])
+def test_the_augmented_shape_is_known_without_reading(write_coco, coco_config, augmentation):
+    config = coco_config(write_coco([[(1, BOX)], []]), augmentation=augmentation)
+    dataset = open_split(config, "train", seed=1)
+    keys = [(epoch, index) for epoch in range(12) for index in (0, 1)]
+    shapes = [tuple(dataset[key][0].shape[1:]) for key in keys]
+    for image in dataset.root.iterdir():
+        image.unlink()
+    assert [dataset.augmented_shape(key) for key in keys] == shapes
+    assert (len(set(shapes)) > 4) == (augmentation != "none")
+
+
 def test_missing_area_and_iscrowd_are_filled_in(write_coco):
     (record,) = load_annotations(write_coco([[(1, BOX)]]) / "annotations.json")["annotations"]
     assert (record["area"], record["iscrowd"]) == (600, 0)

@@ -100,6 +100,8 @@ def test_wrong_keys_and_types_are_named(values, named):
         (lambda: TrainConfig(accumulate=0), "train.accumulate=0"),
         (lambda: TrainConfig(precision="float8"), "train.precision='float8'"),
         (lambda: DataConfig(max_size=10), "data.max_size=10"),
+        (lambda: TrainConfig(grouping="aspect"), "train.grouping='aspect'"),
+        (lambda: EvaluationConfig(backend="torchmetrics"), "evaluation.backend='torchmetrics'.*faster-coco-eval"),
         (lambda: EvaluationConfig(area_limits=(5.0, 5.0)), "evaluation.area_limits"),
         (lambda: RunConfig(seed=-1), "seed=-1"),
     ],

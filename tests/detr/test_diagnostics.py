@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from detr.checkpoint import checkpoints, load_checkpoint, read_weights
-from detr.config import TrainConfig
-from detr.data.batch import Batch, pad_images
+from detr.config import EvaluationConfig, TrainConfig
+from detr.data.batch import Batch, collate, pad_images
 from detr.diagnostics import (
     Variance,
     as_metrics,
@@ -238,7 +238,7 @@ def test_signals_of_a_pass_against_the_model_run_image_by_image(watched):
     matched, no_object, images = [], [], [setup.val_set[0, i] for i in range(3)]
     for image, target in images:
         with torch.no_grad():
-            outputs = setup.model.eval()(*pad_images([image]))
+            outputs = setup.model.eval()(*collate([(image, target)]).to(setup.device)[:2])
         layers = [*outputs["aux_outputs"], outputs]
         rows = []
         for layer in layers:
@@ -273,7 +273,7 @@ def test_entropy_is_that_of_the_weights_which_the_probe_images_get(watched):
             attention = setup.model.transformer.decoder.layers[1].multihead_attn
             handle = attention.register_forward_pre_hook(lambda _m, args, inputs=inputs: inputs.append(args))
             with torch.no_grad():
-                setup.model.eval()(*pad_images([image]))
+                setup.model.eval()(*collate([(image, target)]).to(setup.device)[:2])
                 weights = attention.weights(inputs[0][0], inputs[0][1], inputs[0][3])
             handle.remove()
             expected.append(-(weights * weights.log()).sum(-1).mean().item() / math.log(weights.shape[-1]))
@@ -321,7 +321,7 @@ def test_layer_AP_is_COCOeval_of_the_model_cut_off_there(watched):
     watch, setup, loader, detections = watched(keep_layers=True, num_decoder_layers=3, num_queries=20)
     limits = (100.0, 300.0)
     last = evaluate_coco(setup.val_set.annotations, detections, limits)["AP"]
-    found = watch.layer_AP(limits, last)
+    found = watch.layer_AP(EvaluationConfig(area_limits=limits), last)
     layers = setup.model.transformer.decoder.layers
     for depth in (3, 2, 1):
         setup.model.transformer.decoder.layers = layers[:depth]
@@ -335,7 +335,7 @@ def test_one_decoder_layer(watched):
     signals = watch.signals(watch.matching)
     assert "attention_entropy_0" in signals
     assert not any(name.startswith("layer_instability") for name in signals)
-    assert watch.layer_AP((100.0, 300.0), 0.5) == {"AP_layer_0": 0.5}
+    assert watch.layer_AP(EvaluationConfig(), 0.5) == {"AP_layer_0": 0.5}
 
 
 def test_fewer_queries_than_objects(watched):
@@ -363,7 +363,7 @@ def test_weights_that_are_no_numbers_give_no_signal_and_no_error(watched):
             model.bbox_embed.layers[-1].bias[0] = math.nan
 
     watch, *_ = watched(spoil, keep_layers=True)
-    signals = as_metrics(watch.signals(watch.matching) | watch.layer_AP((100.0, 300.0), 0.0))
+    signals = as_metrics(watch.signals(watch.matching) | watch.layer_AP(EvaluationConfig(), 0.0))
     assert all(math.isfinite(v) for v in signals.values())
     assert not {"diagnostics/no_object_matched", "diagnostics/prediction_variance_boxes"} & signals.keys()
 

@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -16,6 +17,7 @@ from detr.data import open_split
 from detr.errors import InputError
 from detr.evaluation import STATS, evaluate_coco, predict_dataset, validation_loader
 from detr.models import build_model
+from detr.setup import prepare
 
 
 @pytest.fixture
@@ -63,6 +65,23 @@ def test_figures_are_those_of_pycocotools(scenes):
     found = evaluate_coco(scenes, detections)
     assert [found[key] for key in STATS] == by_pycocotools(scenes, detections)
     assert 0.1 < found["AP"] < 0.9
+
+
+@pytest.mark.parametrize("detections", ["noisy", "perfect", "none"])
+def test_the_faster_library_gives_the_same_figures(scenes, detections):
+    pytest.importorskip("faster_coco_eval", exc_type=ImportError)
+    found = {"noisy": noisy_detections(scenes), "perfect": perfect(scenes), "none": []}[detections]
+    found.append({"image_id": 1, "category_id": 3, "bbox": [0, 0, 85, 85], "score": 0.99})  # of a crowd
+    limits = (400.0, 2500.0)
+    reference, faster = evaluate_coco(scenes, found, limits), evaluate_coco(scenes, found, limits, "faster-coco-eval")
+    assert faster == pytest.approx(reference, rel=0, abs=1e-12)
+    assert faster.keys() == reference.keys()
+
+
+def test_a_library_that_is_not_installed_is_named_before_training(tiny_run, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    with pytest.raises(InputError, match=r"evaluation\.backend='faster-coco-eval'.*pip install faster-coco-eval"):
+        prepare(tiny_run(evaluation={"backend": "faster-coco-eval"}))
 
 
 def test_list_and_file_of_detections_agree_and_classes_are_named(scenes, tmp_path):

@@ -60,10 +60,12 @@ def test_the_same_seed_gives_the_same_run_and_another_does_not(tiny_run):
     assert other.metrics["train/loss"] != first[0].metrics["train/loss"]
 
 
-@pytest.mark.parametrize("records_before", [1, 2, 3, 4, 5])
-def test_resuming_is_exact_wherever_the_run_was_closed(tiny_run, tmp_path, records_before):
+@pytest.mark.parametrize(
+    ("records_before", "grouping"), [(1, "none"), (2, "none"), (3, "none"), (4, "none"), (5, "none"), (3, "size")]
+)
+def test_resuming_is_exact_wherever_the_run_was_closed(tiny_run, tmp_path, records_before, grouping):
     """The records before and after, taken together, and the weights are those of a run in one go."""
-    config = tiny_run()
+    config = tiny_run(train={"grouping": grouping})
     directories = in_one_go, in_parts = tmp_path / "in_one_go", tmp_path / "in_parts"
     for directory in directories:
         directory.mkdir()

@@ -55,7 +55,7 @@ TINY = {
     },
     "train": {"evaluations": 2, "batch_size": 4, "diagnostics": False},
     "data": {"shapes_num_train": 12, "shapes_num_val": 4, "verify_images": False},
-    "model": {"hidden_dim": 32, "backbone_width": 8},
+    "model": {"hidden_dim": 32, "backbone_width": 8, "num_encoder_layers": 1, "num_decoder_layers": 2},
 }
 
 
