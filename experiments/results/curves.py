@@ -171,9 +171,10 @@ def _by_seed(records: Records, arm: str, key: str, over: str, smoothing: float =
     columns, places = {}, {}
     for (name, seed), frame in records.items():
         if name == arm and key in frame:
-            finite, steps = np.isfinite(frame[key].to_numpy(float)), pd.Index(frame["step"], name="step")
-            scale = 100 if key.startswith(TIMES_100) else 1
-            values = pd.Series(scale * frame[key].to_numpy(float)[finite], index=steps[finite])
+            with np.errstate(over="ignore"):  # what becomes infinite is left out as well
+                scaled = frame[key].to_numpy(float) * (100 if key.startswith(TIMES_100) else 1)
+            finite, steps = np.isfinite(scaled), pd.Index(frame["step"], name="step")
+            values = pd.Series(scaled[finite], index=steps[finite])
             columns[seed] = values.ewm(alpha=1 - smoothing).mean() if smoothing else values
             if over != "step" and over in frame:
                 places[seed] = pd.Series(frame[over].interpolate().to_numpy(), index=steps)[finite]

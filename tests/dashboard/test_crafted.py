@@ -1,0 +1,76 @@
+"""One store that means harm, through reader, report and every page: nothing is executed, read from elsewhere or broken."""
+
+import os
+import pickle
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from stored import STEPS, Builder
+
+from experiments import tracking
+from experiments.results.evidence import gather
+from experiments.results.report import render
+from experiments.results.runs import load_ablation
+from experiments.store import load_store
+
+ROOT = Path(__file__).resolve().parents[2]
+VIEWS = sorted(path.stem for path in (ROOT / "dashboard/views").glob("*.py") if path.stem != "__init__")
+SCRIPT = "<script>alert(1)</script>"
+SECRET = (11, 22, 33)  # colour of a picture outside of the folder of images
+
+
+class Canary:
+    """Unpickling it makes a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.fixture(scope="module")
+def crafted(tmp_path_factory) -> tuple[Builder, str, Path]:
+    """The store, the ablation's run, and the folder that must not come into being."""
+    folder = tmp_path_factory.mktemp("crafted")
+    builder, canary = Builder(folder), folder / "unpickled"
+    Image.new("RGB", (64, 48), SECRET).save(folder / "secret.png")
+    (folder / "val/link.png").symlink_to(folder / "secret.png")
+    images = builder.content["images"]
+    images[0]["file_name"], images[1]["file_name"], images[2]["file_name"] = (
+        "../secret.png", "link.png", str(folder / "secret.png"))  # fmt: skip
+    arms = {SCRIPT: {"recipe": "official", "clip": "0.1"}, "../../up": {"recipe": "official", "clip": "1.0"},
+            "'; DROP TABLE runs; --": {"recipe": "abbreviated", "clip": "0.1"}}  # fmt: skip
+    names = {"name": SCRIPT, "question": f'{SCRIPT} <img src=x onerror="alert(2)">', "baseline": SCRIPT, "primary": None}
+    parent = builder.ablation(1, arms=arms, settings={arm: {"x": 1} for arm in arms}, **names)
+    runs = builder.client.search_runs([builder.experiment], f"tags.`mlflow.parentRunId` = '{parent}'")
+    for run, name in zip(runs, (tracking.PREDICTIONS, tracking.RECORDS, "attention.safetensors"), strict=True):
+        path = folder / "artifacts" / run.info.run_id / "artifacts" / name
+        path.write_bytes(pickle.dumps(Canary(canary)))
+        builder.client.log_metric(run.info.run_id, "val/AP", 1e308, step=STEPS + 1)
+    return builder, parent, canary
+
+
+def test_the_canary_would_sing(tmp_path):
+    pickle.loads(pickle.dumps(Canary(tmp_path / "made")))
+    assert (tmp_path / "made").is_dir()
+
+
+def test_the_reader_and_the_report(crafted):
+    builder, parent, canary = crafted
+    store = load_store(builder.folder / "mlflow.yaml")
+    assert len(load_ablation(store, parent).runs) == 3
+    pages = render(gather(store, parent, replicates=10))
+    assert "<script>alert" not in pages["report.html"] and "<img src=x" not in pages["report.html"]
+    assert not canary.exists()
+
+
+@pytest.mark.parametrize("view", VIEWS)
+def test_every_page(crafted, page, view):
+    builder, parent, canary = crafted
+    test = page(view, parent if view != "sweeps" else "", store=builder)
+    raw = [one.value for one in (*test.markdown, *test.caption) if re.search(r"(?<!\\)<(script|img)", one.value)]
+    assert not raw, raw
+    assert not canary.exists()
