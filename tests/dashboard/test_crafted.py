@@ -1,4 +1,4 @@
-"""One store that means harm, through reader, report and every page: nothing is executed, read from elsewhere or broken."""
+"""A store that means harm, through reader, report and every page: nothing is executed, read elsewhere or broken."""
 
 import os
 import pickle
@@ -43,8 +43,8 @@ def crafted(tmp_path_factory) -> tuple[Builder, str, Path]:
         "../secret.png", "link.png", str(folder / "secret.png"))  # fmt: skip
     arms = {SCRIPT: {"recipe": "official", "clip": "0.1"}, "../../up": {"recipe": "official", "clip": "1.0"},
             "'; DROP TABLE runs; --": {"recipe": "abbreviated", "clip": "0.1"}}  # fmt: skip
-    names = {"name": SCRIPT, "question": f'{SCRIPT} <img src=x onerror="alert(2)">', "baseline": SCRIPT, "primary": None}
-    parent = builder.ablation(1, arms=arms, settings={arm: {"x": 1} for arm in arms}, **names)
+    names = {"name": SCRIPT, "question": f"{SCRIPT} <img src=x onerror='alert(2)'>", "baseline": SCRIPT}
+    parent = builder.ablation(1, arms=arms, settings={arm: {"x": 1} for arm in arms}, primary=None, **names)
     runs = builder.client.search_runs([builder.experiment], f"tags.`mlflow.parentRunId` = '{parent}'")
     for run, name in zip(runs, (tracking.PREDICTIONS, tracking.RECORDS, "attention.safetensors"), strict=True):
         path = folder / "artifacts" / run.info.run_id / "artifacts" / name
