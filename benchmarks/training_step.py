@@ -1,9 +1,10 @@
-"""One training step of DETR with ResNet-50 against transformers' DETR: seconds and memory.
+"""One training step of DETR with ResNet-50 against two others: seconds and memory. The others are transformers' DETR,
+and the layers of torch and torchvision as they are by default, which is how the official code is made.
 
     .venv/bin/python -m benchmarks.training_step
 
 Two images of 480 x 640 with 10 objects each, random weights, all the official settings: forward pass, matching and the
-losses of 6 layers, backward pass, clipping, AdamW. Both have the same parameters, of which the same ones train.
+losses of 6 layers, backward pass, clipping, AdamW. All have the same parameters, of which the same ones train.
 bfloat16 is measured where the CPU computes in it. Memory is the peak of a process of its own above what it holds before
 the model is built.
 """
@@ -22,6 +23,8 @@ import psutil
 import torch
 from torch import Tensor, nn
 
+from benchmarks.losses import looped_total
+from benchmarks.plain_detr import PlainDETR
 from benchmarks.table import Entry, interleave, ratio_and_spread
 from detr.config import ModelConfig
 from detr.criterion import SetCriterion
@@ -31,7 +34,7 @@ from detr.precision import autocast
 
 HEIGHT, WIDTH, BATCH, OBJECTS, CLASSES = 480, 640, 2, 10, 91
 WORK = f"ResNet-50, {BATCH} x {HEIGHT}x{WIDTH}, {OBJECTS} objects an image"
-PEER = "transformers' DETR in float32"
+THEIRS, PLAIN = "transformers' DETR in float32", "torch's and torchvision's own layers in float32"
 
 
 def draw_batch() -> tuple[Tensor, list[dict[str, Tensor]]]:
@@ -72,6 +75,26 @@ def theirs() -> Callable[[], float]:
 
     def step() -> float:
         loss = model(pixel_values=images, labels=labels).loss
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 0.1)
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss.item()
+
+    return step
+
+
+def plain() -> Callable[[], float]:
+    """The same step with torch's and torchvision's own layers, from the same parameters, and a loop over all losses."""
+    images, targets = draw_batch()
+    mask = torch.zeros(BATCH, HEIGHT, WIDTH, dtype=torch.bool)
+    reference, model = build_model(ModelConfig(pretrained=False)), PlainDETR(CLASSES)
+    model.load_ours(reference.state_dict())
+    model.train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, weight_decay=1e-4)
+
+    def step() -> float:
+        loss = looped_total(model(images, mask), targets)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 0.1)
         optimizer.step()
@@ -132,7 +155,7 @@ def measure_memory(side: str) -> float:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    step = theirs() if side == "theirs" else ours()
+    step = {"ours": ours, "theirs": theirs, "plain": plain}[side]()
     for _ in range(3):
         step()
     finished.set()
@@ -142,28 +165,28 @@ def measure_memory(side: str) -> float:
 
 def entries(repetitions: int = 6) -> Iterator[Entry]:
     """Seconds of the step in each precision, then its memory."""
-    works = {"ours": ours(), PEER: theirs()}
+    works = {"ours": ours(), THEIRS: theirs(), PLAIN: plain()}
     if computes_bfloat16():
         works["ours in bfloat16"] = ours("bfloat16")
     seconds = interleave(works, repetitions)
     for name, aim in (("ours", "1.25 x"), ("ours in bfloat16", "2.2 x")):
-        if name in works:
-            figures = {f"{key} (s)": statistics.median(seconds[key]) for key in (name, PEER)}
-            ratio, spread = ratio_and_spread(seconds[name], seconds[PEER])
-            what = "training step" + name.removeprefix("ours")
-            yield Entry(what, PEER, WORK, ratio, spread, aim, figures)
-    pairs = [(memory("ours"), memory("theirs")) for _ in range(3)]
-    ratio, spread = ratio_and_spread([b for _, b in pairs], [a for a, _ in pairs])
-    figures = {
-        f"{key} (MB)": statistics.median(x) for key, x in zip(("ours", PEER), zip(*pairs, strict=True), strict=True)
-    }
-    yield Entry("memory of the training step, share", PEER, WORK, ratio, spread, "at most 0.8", figures)
+        for peer in (PLAIN, THEIRS) if name in works else ():
+            figures = {f"{key} (s)": statistics.median(seconds[key]) for key in (name, peer)}
+            ratio, spread = ratio_and_spread(seconds[name], seconds[peer])
+            yield Entry("training step" + name.removeprefix("ours"), peer, WORK, ratio, spread, aim, figures)
+    peaks = [{side: memory(side) for side in ("ours", "plain", "theirs")} for _ in range(3)]
+    for side, peer in (("plain", PLAIN), ("theirs", THEIRS)):
+        ratio, spread = ratio_and_spread([one[side] for one in peaks], [one["ours"] for one in peaks])
+        figures = {f"{key} (MB)": statistics.median(one[key] for one in peaks) for key in ("ours", side)}
+        yield Entry("memory of the training step, share", peer, WORK, ratio, spread, "at most 0.8", figures)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=6)
-    parser.add_argument("--memory", choices=["ours", "theirs"], help="measure the memory of one side and print it")
+    parser.add_argument(
+        "--memory", choices=["ours", "theirs", "plain"], help="measure the memory of one side and print it"
+    )
     arguments = parser.parse_args()
     if arguments.memory:
         print(json.dumps(measure_memory(arguments.memory)))

@@ -4,8 +4,13 @@ import json
 import sys
 from types import SimpleNamespace
 
+import torch
+
 from benchmarks.__main__ import ALL, FOLDER, main
+from benchmarks.plain_detr import PlainDETR
 from benchmarks.table import Entry
+from detr.config import ModelConfig
+from detr.models import build_model
 
 ENTRY = Entry("step", "peer", "one step", 2.0, 0.1, "1.25 x", {"ours (ms)": 3.0})
 
@@ -28,3 +33,15 @@ def test_a_benchmark_that_fails_is_a_line_and_does_not_stop_the_others(tmp_path,
 def test_every_benchmark_with_entries_is_run():
     having = {path.stem for path in FOLDER.glob("*.py") if "def entries(" in path.read_text()}
     assert having == set(ALL)
+
+
+def test_the_plain_model_is_the_same_function():
+    model, plain = build_model(ModelConfig(pretrained=False, num_queries=100)).eval(), PlainDETR().eval()
+    plain.load_ours(model.state_dict())
+    images, mask = torch.rand(1, 3, 64, 96), torch.zeros(1, 64, 96, dtype=torch.bool)
+    mask[:, :, 70:] = True
+    with torch.no_grad():
+        ours, theirs = model(images, mask), plain(images, mask)
+    for key in ("pred_logits", "pred_boxes"):
+        torch.testing.assert_close(theirs[key], ours[key], rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(theirs["aux_outputs"][0][key], ours["aux_outputs"][0][key], rtol=1e-4, atol=1e-4)
