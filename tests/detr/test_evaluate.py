@@ -55,7 +55,7 @@ def test_json_predictions_and_metrics_agree(checkpoint, write_coco, tmp_path, ca
     assert {*STATS, "AP/class 1", "AP/class 2"} == result["metrics"].keys()
     assert result["settings"] == {
         "images": 3, "labels": "raw", "image_size": 40, "max_size": 60,
-        "area_limits": [1024.0, 9216.0], "batch_size": 8, "pad_to": 1,
+        "area_limits": [1024.0, 9216.0], "batch_size": 8, "pad_to": 1, "backend": "pycocotools",
     }  # fmt: skip
     findings = {f["name"]: f for f in result["findings"]}
     assert findings["images with predictions"]["passed"] is True
