@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.bootstrap import scenes
-from benchmarks.table import Entry, interleave, ratio_and_spread
+from benchmarks.table import Entry, interleave, ratio_and_spread, show
 from detr.evaluation import evaluate_coco
 
 DETECTIONS, CLASSES = 100, 80
@@ -57,5 +57,4 @@ if __name__ == "__main__":
     parser.add_argument("--repetitions", type=int, default=2)
     parser.add_argument("--images", type=int, default=5000)
     arguments = parser.parse_args()
-    for entry in entries(arguments.repetitions, arguments.images):
-        print(f"{entry.what}, against {entry.peer}: {entry.ratio:.2f} +- {entry.spread:.2f}; {entry.figures}")
+    show(entries(arguments.repetitions, arguments.images))

@@ -20,10 +20,11 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms import functional as TF
 
-from benchmarks.table import Entry, interleave, ratio_and_spread
+from benchmarks.table import Entry, interleave, ratio_and_spread, show
 from detr.config import DataConfig
 from detr.data import CocoDetection
-from detr.data.batch import Batch, GroupingSampler, StreamSampler, collate
+from detr.data.batch import Batch, collate
+from detr.data.sampler import GroupingSampler, StreamSampler
 from detr.data.transforms import IMAGENET_MEAN, IMAGENET_STD, target_size
 from detr.seeds import derived_seed
 
@@ -171,5 +172,4 @@ def entries(repetitions: int = 8) -> Iterator[Entry]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=8)
-    for entry in entries(parser.parse_args().repetitions):
-        print(f"{entry.what}, against {entry.peer}: {entry.ratio:.2f} +- {entry.spread:.2f}; {entry.figures}")
+    show(entries(parser.parse_args().repetitions))

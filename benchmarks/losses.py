@@ -19,7 +19,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torchvision.ops import box_convert, generalized_box_iou
 
-from benchmarks.table import Entry, interleave, ratio_and_spread
+from benchmarks.table import Entry, interleave, ratio_and_spread, show
 from detr.criterion import SetCriterion
 
 BATCH, QUERIES, CLASSES, LAYERS, OBJECTS = 16, 100, 91, 6, 20
@@ -137,5 +137,4 @@ def entries(repetitions: int = 20) -> Iterator[Entry]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=20)
-    for entry in entries(parser.parse_args().repetitions):
-        print(f"{entry.what}, against {entry.peer}: {entry.ratio:.2f} +- {entry.spread:.2f}; {entry.figures}")
+    show(entries(parser.parse_args().repetitions))

@@ -20,7 +20,7 @@ from pathlib import Path
 import psutil
 
 from benchmarks.diagnostics import configuration
-from benchmarks.table import Entry, interleave, ratio_and_spread
+from benchmarks.table import Entry, interleave, ratio_and_spread, show
 from detr.config import RunConfig
 from detr.train import train
 from experiments import tracking
@@ -86,5 +86,4 @@ if __name__ == "__main__":
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--steps", type=int, default=450)
     arguments = parser.parse_args()
-    for entry in entries(arguments.repetitions, arguments.steps):
-        print(f"{entry.what}: {entry.ratio:.3f} +- {entry.spread:.3f}; {entry.figures}")
+    show(entries(arguments.repetitions, arguments.steps))

@@ -13,7 +13,7 @@ import sys
 from collections.abc import Iterator
 from functools import partial
 
-from benchmarks.table import Entry, interleave
+from benchmarks.table import Entry, interleave, show
 from experiments.store import ROOT
 
 COMMANDS = {
@@ -38,5 +38,4 @@ def entries(repetitions: int = 5) -> Iterator[Entry]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=5)
-    for entry in entries(parser.parse_args().repetitions):
-        print(f"{entry.work}: {entry.figures['seconds']:.2f} s, {entry.what} {entry.ratio:.2f} +- {entry.spread:.2f}")
+    show(entries(parser.parse_args().repetitions))

@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 
@@ -39,3 +39,10 @@ def ratio_and_spread(ours: list[float], peer: list[float]) -> tuple[float, float
     ratios = [b / a for a, b in zip(ours, peer, strict=True)]
     low, median, high = statistics.quantiles(ratios, n=4)
     return median, (high - low) / 2
+
+
+def show(entries: Iterable[Entry]) -> None:
+    """Print each as soon as it is measured."""
+    for entry in entries:
+        measured = f"{entry.ratio:.3g} +- {entry.spread:.2g}"
+        print(f"{entry.what} ({entry.work}), against {entry.peer}: {measured}; {entry.figures}")

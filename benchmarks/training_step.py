@@ -25,7 +25,7 @@ from torch import Tensor, nn
 
 from benchmarks.losses import looped_total
 from benchmarks.plain_detr import PlainDETR
-from benchmarks.table import Entry, interleave, ratio_and_spread
+from benchmarks.table import Entry, interleave, ratio_and_spread, show
 from detr.config import ModelConfig
 from detr.criterion import SetCriterion
 from detr.models import build_model
@@ -66,35 +66,13 @@ def ours(precision: str = "float32") -> Callable[[], float]:
     return step
 
 
-def theirs() -> Callable[[], float]:
-    """The same step with transformers' model, and torch's AdamW and clipping as they are by default."""
-    images, targets = draw_batch()
-    labels = [{"class_labels": t["labels"], "boxes": t["boxes"]} for t in targets]
-    model = transformers_model().train()
-    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, weight_decay=1e-4)
-
-    def step() -> float:
-        loss = model(pixel_values=images, labels=labels).loss
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 0.1)
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss.item()
-
-    return step
-
-
-def plain() -> Callable[[], float]:
-    """The same step with torch's and torchvision's own layers, from the same parameters, and a loop over all losses."""
-    images, targets = draw_batch()
-    mask = torch.zeros(BATCH, HEIGHT, WIDTH, dtype=torch.bool)
-    reference, model = build_model(ModelConfig(pretrained=False)), PlainDETR(CLASSES)
-    model.load_ours(reference.state_dict())
+def peer(model: nn.Module, loss_of_batch: Callable[[], Tensor]) -> Callable[[], float]:
+    """The same step of another model, with torch's AdamW and clipping as they are by default."""
     model.train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-4, weight_decay=1e-4)
 
     def step() -> float:
-        loss = looped_total(model(images, mask), targets)
+        loss = loss_of_batch()
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 0.1)
         optimizer.step()
@@ -102,6 +80,22 @@ def plain() -> Callable[[], float]:
         return loss.item()
 
     return step
+
+
+def theirs() -> Callable[[], float]:
+    """The step of transformers' model."""
+    images, targets = draw_batch()
+    labels = [{"class_labels": t["labels"], "boxes": t["boxes"]} for t in targets]
+    model = transformers_model()
+    return peer(model, lambda: model(pixel_values=images, labels=labels).loss)
+
+
+def plain() -> Callable[[], float]:
+    """The step of torch's and torchvision's own layers, with a loop over all losses."""
+    images, targets = draw_batch()
+    mask = torch.zeros(BATCH, HEIGHT, WIDTH, dtype=torch.bool)
+    model = PlainDETR(CLASSES)
+    return peer(model, lambda: looped_total(model(images, mask), targets))
 
 
 def transformers_model() -> nn.Module:
@@ -118,11 +112,6 @@ def transformers_model() -> nn.Module:
         if ".backbone." in name:
             parameter.requires_grad_(".stages." in name and ".stages.0." not in name and parameter.dim() == 4)
     return model
-
-
-def num_trainable(model: nn.Module) -> int:
-    """Numbers that training changes."""
-    return sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
 def computes_bfloat16() -> bool:
@@ -170,15 +159,15 @@ def entries(repetitions: int = 6) -> Iterator[Entry]:
         works["ours in bfloat16"] = ours("bfloat16")
     seconds = interleave(works, repetitions)
     for name, aim in (("ours", "1.25 x"), ("ours in bfloat16", "2.2 x")):
-        for peer in (PLAIN, THEIRS) if name in works else ():
-            figures = {f"{key} (s)": statistics.median(seconds[key]) for key in (name, peer)}
-            ratio, spread = ratio_and_spread(seconds[name], seconds[peer])
-            yield Entry("training step" + name.removeprefix("ours"), peer, WORK, ratio, spread, aim, figures)
+        for other in (PLAIN, THEIRS) if name in works else ():
+            figures = {f"{key} (s)": statistics.median(seconds[key]) for key in (name, other)}
+            ratio, spread = ratio_and_spread(seconds[name], seconds[other])
+            yield Entry("training step" + name.removeprefix("ours"), other, WORK, ratio, spread, aim, figures)
     peaks = [{side: memory(side) for side in ("ours", "plain", "theirs")} for _ in range(3)]
-    for side, peer in (("plain", PLAIN), ("theirs", THEIRS)):
+    for side, other in (("plain", PLAIN), ("theirs", THEIRS)):
         ratio, spread = ratio_and_spread([one[side] for one in peaks], [one["ours"] for one in peaks])
         figures = {f"{key} (MB)": statistics.median(one[key] for one in peaks) for key in ("ours", side)}
-        yield Entry("memory of the training step, share", peer, WORK, ratio, spread, "at most 0.8", figures)
+        yield Entry("memory of the training step, share", other, WORK, ratio, spread, "at most 0.8", figures)
 
 
 if __name__ == "__main__":
@@ -191,5 +180,4 @@ if __name__ == "__main__":
     if arguments.memory:
         print(json.dumps(measure_memory(arguments.memory)))
     else:
-        for entry in entries(arguments.repetitions):
-            print(f"{entry.what}, against {entry.peer}: {entry.ratio:.2f} +- {entry.spread:.2f}; {entry.figures}")
+        show(entries(arguments.repetitions))

@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 from rich.console import Console
 from rich.markup import escape
@@ -19,12 +19,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from detr.audit import Finding, audit
+from detr.config import EvaluationConfig
 from detr.criterion import SetCriterion
 from detr.data.batch import Batch
 from detr.data.coco import CocoDetection, load_annotations
 from detr.detector import Detector, add_checkpoint_arguments, label_mapping, open_detector, read_categories
 from detr.errors import InputError
-from detr.evaluation import STATS, Detections, evaluate_coco, predict_dataset, validation_loader
+from detr.evaluation import STATS, Detections, coco_classes, evaluate_coco, predict_dataset, validation_loader
 
 MARKS = {True: "[green]ok[/green]", False: "[bold red]off[/bold red]", None: "[dim]n/a[/dim]"}
 
@@ -127,6 +128,11 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="PX2",
         help="small | medium | large (default: the run's, else COCO's 1024 9216)",
     )
+    parser.add_argument(
+        "--backend",
+        choices=get_args(get_type_hints(EvaluationConfig)["backend"]),
+        help="that computes the metrics (default: the run's, else pycocotools)",
+    )
     parser.add_argument("--num-workers", type=int, default=2, metavar="N", help="loading processes (default: 2)")
     parser.add_argument("--predictions", type=Path, metavar="FILE", help="save the detections in COCO results format")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
@@ -163,7 +169,8 @@ def run(options: argparse.Namespace, console: Console) -> Evaluation:
     ):
         raise InputError(f"--predictions {target}: would overwrite an input")
     detector = open_detector(options)
-    given = {k: getattr(options, k) for k in ("batch_size", "pad_to", "area_limits") if getattr(options, k) is not None}
+    names = ("batch_size", "pad_to", "area_limits", "backend")
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
     if "area_limits" in given:
         given["area_limits"] = tuple(given["area_limits"])
     detector = replace(
@@ -171,6 +178,7 @@ def run(options: argparse.Namespace, console: Console) -> Evaluation:
         evaluation=replace(detector.evaluation, **given),
         data=replace(detector.data, num_workers=options.num_workers),
     )
+    coco_classes(detector.evaluation.backend)  # whether it is there
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, disable=not console.is_terminal, transient=True) as progress:
         result = evaluate_checkpoint(detector, options.annotations, options.images, options.labels, progress)

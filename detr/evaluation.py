@@ -21,6 +21,7 @@ from detr.config import DataConfig, EvaluationConfig
 from detr.criterion import SetCriterion
 from detr.data.batch import Batch, batches, collate
 from detr.data.coco import CocoDetection, load_annotations
+from detr.data.sampler import chunks
 from detr.data.transforms import target_size
 from detr.distributed import Peers
 from detr.errors import InputError
@@ -112,10 +113,10 @@ def validation_loader(
             size = target_size(record["height"], record["width"], data.image_size, data.max_size)
             by_size[tuple(-(-side // config.pad_to) for side in size)].append(key)
         groups = list(by_size.values())
-    chunks = [g[i : i + config.batch_size] for g in groups for i in range(0, len(g), config.batch_size)]
+    keys = [part for group in groups for part in chunks(group, config.batch_size)]
     return DataLoader(
         dataset,
-        batch_sampler=(peers or Peers()).share(chunks),
+        batch_sampler=(peers or Peers()).share(keys),
         collate_fn=partial(collate, multiple=max(config.pad_to, 1)),
         num_workers=data.num_workers,
     )

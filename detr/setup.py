@@ -1,7 +1,6 @@
 """What a run works with, made from its settings, and what of its state a resume needs."""
 
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 import torch
 from torch import nn
@@ -13,7 +12,8 @@ from detr.checkpoint import load_official, read_weights
 from detr.config import RunConfig
 from detr.criterion import SetCriterion
 from detr.data import CocoDetection, open_split
-from detr.data.batch import GroupingSampler, StreamSampler, collate
+from detr.data.batch import collate
+from detr.data.sampler import GroupingSampler, StreamSampler
 from detr.distributed import Peers, check_device
 from detr.errors import InputError
 from detr.evaluation import coco_classes
@@ -103,8 +103,7 @@ def _prepare_alone(config: RunConfig, peers: Peers) -> Setup:
 def train_loader(setup: Setup, first_step: int) -> DataLoader:
     """Micro-batches of all steps from `first_step` on, in one go: workers start once."""
     config = setup.config
-    sampler_class = {"none": StreamSampler, "size": partial(GroupingSampler, setup.train_set.augmented_shape)}
-    sampler = sampler_class[config.train.grouping](
+    order = (
         len(setup.train_set),
         config.train.batch_size,
         config.train.accumulate,
@@ -113,6 +112,10 @@ def train_loader(setup: Setup, first_step: int) -> DataLoader:
         setup.num_steps,
         setup.peers,
     )
+    if config.train.grouping == "size":
+        sampler = GroupingSampler(setup.train_set.augmented_shape, *order)
+    else:
+        sampler = StreamSampler(*order)
     return DataLoader(
         setup.train_set,
         batch_sampler=sampler,

@@ -12,6 +12,7 @@ from rich.progress import track
 from detr.checkpoint import load_official, read_weights
 from detr.config import RunConfig
 from detr.data import CocoDetection, open_split, split_paths
+from detr.evaluation import coco_classes
 from detr.models import build_model
 from detr.setup import choose_device
 from experiments import tracking
@@ -79,7 +80,9 @@ def ablation_folder(ablation: Ablation, store: Store) -> Path:
 
 
 def preflight(configs: list[RunConfig], store: Store, launcher: Launcher, console: Console) -> None:
-    """Find what would stop a run before any of them spends time: data, images, starting weights, device."""
+    """Find what would stop a run before any of them spends time: data, images, starting weights, device,
+    packages.
+    """
     data = configs[0].data
     for split in ("train", "val"):
         dataset = open_split(data, split)
@@ -89,6 +92,7 @@ def preflight(configs: list[RunConfig], store: Store, launcher: Launcher, consol
     for config in configs:
         if launcher.here:
             choose_device(config.train.device)
+            coco_classes(config.evaluation.backend)
         num_classes = config.model.num_classes or dataset.num_classes
         model = build_model(replace(config.model, num_classes=num_classes))
         if config.model.init_from:

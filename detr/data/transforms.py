@@ -43,7 +43,7 @@ def normalize(images: Tensor, padding_mask: Tensor) -> Tensor:
     padding_mask:  (B, H, W), True on padding, which is right of the image and below it
     """
     width = images.shape[-1]
-    mean, std = torch.tensor([IMAGENET_MEAN, IMAGENET_STD], device=images.device)
+    mean, std = torch.tensor([IMAGENET_MEAN, IMAGENET_STD]).to(images.device, non_blocking=True)  # nobody waits for it
     scale, offset = (1 / (255 * std)).repeat(width), (-mean / std).repeat(width)
     valid = (~padding_mask).float()
     row, column = valid[:, :, :1], valid[:, :1].repeat_interleave(3, dim=2)  # (B, H, 1), (B, 1, W * 3)

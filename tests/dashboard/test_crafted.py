@@ -3,6 +3,7 @@
 import os
 import pickle
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,15 @@ from experiments.store import load_store
 ROOT = Path(__file__).resolve().parents[2]
 VIEWS = sorted(path.stem for path in (ROOT / "dashboard/views").glob("*.py") if path.stem != "__init__")
 SCRIPT = "<script>alert(1)</script>"
-SECRET = (11, 22, 33)  # colour of a picture outside of the folder of images
+OUTSIDE = ("secret.png", "link.png")  # a picture outside of the folder of images, and a link to it
+OPENED: list[str] = []  # files of these names
+
+
+@sys.addaudithook
+def note(event: str, arguments: tuple) -> None:
+    """An audit hook stays for the life of the process; it sees every file that is opened."""
+    if event == "open" and str(arguments[0]).endswith(OUTSIDE):
+        OPENED.append(str(arguments[0]))
 
 
 class Canary:
@@ -36,7 +45,7 @@ def crafted(tmp_path_factory) -> tuple[Builder, str, Path]:
     """The store, the ablation's run, and the folder that must not come into being."""
     folder = tmp_path_factory.mktemp("crafted")
     builder, canary = Builder(folder), folder / "unpickled"
-    Image.new("RGB", (64, 48), SECRET).save(folder / "secret.png")
+    Image.new("RGB", (64, 48)).save(folder / "secret.png")
     (folder / "val/link.png").symlink_to(folder / "secret.png")
     images = builder.content["images"]
     images[0]["file_name"], images[1]["file_name"], images[2]["file_name"] = (
@@ -53,9 +62,18 @@ def crafted(tmp_path_factory) -> tuple[Builder, str, Path]:
     return builder, parent, canary
 
 
-def test_the_canary_would_sing(tmp_path):
+def test_the_canary_would_sing_and_the_hook_would_hear(tmp_path):
     pickle.loads(pickle.dumps(Canary(tmp_path / "made")))
     assert (tmp_path / "made").is_dir()
+    (tmp_path / "secret.png").touch()
+    (tmp_path / "secret.png").read_bytes()
+    assert OPENED
+
+
+@pytest.fixture(autouse=True)
+def nothing_opened(crafted):
+    """The store is made, and what the hook heard of that forgotten."""
+    OPENED.clear()
 
 
 def test_the_reader_and_the_report(crafted):
@@ -64,7 +82,7 @@ def test_the_reader_and_the_report(crafted):
     assert len(load_ablation(store, parent).runs) == 3
     pages = render(gather(store, parent, replicates=10))
     assert "<script>alert" not in pages["report.html"] and "<img src=x" not in pages["report.html"]
-    assert not canary.exists()
+    assert not canary.exists() and not OPENED
 
 
 @pytest.mark.parametrize("view", VIEWS)
@@ -73,4 +91,4 @@ def test_every_page(crafted, page, view):
     test = page(view, parent if view != "sweeps" else "", store=builder)
     raw = [one.value for one in (*test.markdown, *test.caption) if re.search(r"(?<!\\)<(script|img)", one.value)]
     assert not raw, raw
-    assert not canary.exists()
+    assert not canary.exists() and not OPENED

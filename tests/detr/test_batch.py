@@ -7,7 +7,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detr.data.batch import GROUPED, GroupingSampler, StreamSampler, batches, collate, pad_images
+from detr.data.batch import batches, collate, pad_images
+from detr.data.sampler import GROUPED, GroupingSampler, StreamSampler
 from detr.distributed import Peers
 from detr.errors import InputError
 

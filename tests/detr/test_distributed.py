@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from detr.checkpoint import checkpoints
 from detr.config import RunConfig, TrainConfig
 from detr.config_io import to_dict
-from detr.data.batch import StreamSampler, collate
+from detr.data.batch import collate
+from detr.data.sampler import StreamSampler
 from detr.distributed import Peers
 from detr.errors import InputError
 from detr.setup import Progress, prepare

@@ -1,6 +1,7 @@
 """`detr-evaluate`: metrics, predictions and audit of a checkpoint on a folder in COCO format."""
 
 import json
+import sys
 from dataclasses import replace
 
 import pytest
@@ -102,6 +103,16 @@ def test_the_settings_of_a_run_are_taken_and_can_be_changed(tiny_model, write_co
     changed = (*arguments, "--area-limits", 50, 60, "--batch-size", 1, "--pad-to", 16)
     settings = json.loads(run(capsys, *changed)[1])["settings"]
     assert (settings["area_limits"], settings["batch_size"], settings["pad_to"]) == ([50, 60], 1, 16)
+
+
+def test_a_backend_that_lacks_is_told_before_anything_is_detected(checkpoint, write_coco, monkeypatch, capsys):
+    arguments = ("--checkpoint", checkpoint(), *files(write_coco(OBJECTS)), *SIZES, "--backend", "faster-coco-eval")
+    code, out, _ = run(capsys, *arguments, "--json")
+    assert code == 0 and json.loads(out)["settings"]["backend"] == "faster-coco-eval"
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    monkeypatch.delattr("detr.evaluate.predict_dataset")
+    code, _, errors = run(capsys, *arguments)
+    assert code == 2 and "pip install faster-coco-eval" in errors
 
 
 def test_wrong_input_ends_with_code_2_and_one_line(checkpoint, write_coco, tmp_path, capsys):

@@ -224,6 +224,10 @@ def test_a_plan_is_printed_and_nothing_is_run(command, tmp_path):
     assert not list(tmp_path.glob("runs/lr_clip*")) and not list(tmp_path.glob("store/*.db"))
 
 
-def test_the_number_of_processes_does_not_make_it_another_run():
-    one, two = plan(["train.accumulate=2"]), plan(["train.accumulate=2", "train.num_processes=2"])
-    assert one.identity == two.identity
+@pytest.mark.parametrize(
+    ("setting", "same"),
+    [("train.num_processes=2", True), ("evaluation.backend=faster-coco-eval", True), ("train.grouping=size", False)],
+)
+def test_what_changes_no_figure_does_not_make_it_another_run(setting, same):
+    one, two = plan(["train.accumulate=2"]), plan(["train.accumulate=2", setting])
+    assert (one.identity == two.identity) == same

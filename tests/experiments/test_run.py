@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -190,6 +191,13 @@ def test_mistakes_are_answered_in_one_sentence(answer, mistake):
     code, _, error = answer("data.shapes_num_train=2", "data.shapes_num_val=2", "horizon=1 steps", *overrides)
     assert code == 2
     assert message in error and error.startswith("error: ")
+
+
+def test_a_backend_that_is_not_installed_is_told_before_any_run(answer, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faster_coco_eval", None)
+    settings = ("data.shapes_num_train=2", "data.shapes_num_val=2", "horizon=1 steps")
+    code, _, error = answer(*settings, "evaluation.backend=faster-coco-eval")
+    assert code == 2 and "pip install faster-coco-eval" in error
 
 
 def test_a_mistake_ends_the_command_without_traceback(tmp_path, command):

@@ -14,7 +14,7 @@ from experiments.results.evidence import gather
 from experiments.results.report import render
 from experiments.store import StoreError
 
-ROUNDS = int(os.environ.get("FUZZ_ROUNDS", "150")) // 10
+ROUNDS = int(os.environ.get("FUZZ_ROUNDS", "150")) // 5
 SEED = int(os.environ.get("CHAOS_SEED", "0"))
 
 
