@@ -36,8 +36,7 @@ browser: .venv/browser  ## install a browser for the tests of the dashboard, whe
 
 test: setup browser cluster  ## run the tests
 	$(BIN)/ruff check .
-	@# Three on two cores: tests of commands wait for half of their time. In the folders' order, which ends with short ones.
-	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
 
 bench: setup  ## compare speed and memory with peers; the table is kept in benchmarks/results
 	$(BIN)/python -m benchmarks

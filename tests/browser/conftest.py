@@ -34,7 +34,7 @@ TRAINED = (  # two arms with two seeds
     "train.evaluations=3",
     "data.shapes_num_train=120",
     "data.shapes_num_val=24",
-    "workers=2",
+    "launcher=local",  # a process a run would import for longer than it trains
 )
 
 

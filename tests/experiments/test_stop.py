@@ -8,8 +8,6 @@ import sys
 import time
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[2]
 SETTINGS = (
     "horizon=150 steps",
@@ -29,24 +27,31 @@ def records(store: Path) -> list[dict]:
     return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_stopped_command_goes_on_where_it_was(tmp_path, command, number):
-    (tmp_path / "mlflow.yaml").write_text((ROOT / "mlflow.yaml").read_text())
+def stop(store: Path, number: signal.Signals, after: int) -> list[dict]:
+    """Run the command, send the signal once there are `after` records, and return those that it left."""
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "experiments/run.py"), *SETTINGS],
-        cwd=tmp_path,
-        env=os.environ | {"DETR_STORE": str(tmp_path / "mlflow.yaml"), "OMP_NUM_THREADS": "1"},
+        cwd=store,
+        env=os.environ | {"DETR_STORE": str(store / "mlflow.yaml"), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
     )
     deadline = time.monotonic() + 200
-    while len(records(tmp_path)) < 20 and time.monotonic() < deadline and process.poll() is None:
+    while len(records(store)) < after and time.monotonic() < deadline and process.poll() is None:
         time.sleep(0.05)
     process.send_signal(number)
     assert process.wait(timeout=100) == 3
-    before = records(tmp_path)
-    assert 20 <= len(before) < 153
+    left = records(store)
+    assert after <= len(left) < 153
+    return left
+
+
+def test_a_command_that_is_stopped_twice_goes_on_where_it_was(tmp_path, command):
+    (tmp_path / "mlflow.yaml").write_text((ROOT / "mlflow.yaml").read_text())
+    first = stop(tmp_path, signal.SIGINT, after=20)
+    second = stop(tmp_path, signal.SIGTERM, after=len(first) + 20)
+    assert second[: len(first)] == first
     done = command(tmp_path, *SETTINGS)
     assert done.returncode == 0, done.stdout + done.stderr
     steps = [record["step"] for record in records(tmp_path) if "train/loss" in record["metrics"]]
     assert steps == list(range(1, 151))
-    assert records(tmp_path)[: len(before)] == before
+    assert records(tmp_path)[: len(second)] == second
