@@ -2,10 +2,13 @@
 
 import math
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.amp import custom_bwd, custom_fwd
+from torch.autograd.function import Function, FunctionCtx
 
-from detr.models.dropout import dropout
+from detr.models.dropout import draw_kept, drop
 
 
 class MultiHeadAttention(nn.MultiheadAttention):
@@ -38,7 +41,7 @@ class MultiHeadAttention(nn.MultiheadAttention):
         )
         p = self.dropout if self.training else 0.0
         if p and q.device.type == "cpu":  # where no fused kernel has dropout
-            attended = _attend(q, k, v, padding_mask, p)
+            attended = AttentionWithDropout.apply(q, k, v, padding_mask, p)
         else:
             valid = None if padding_mask is None else ~padding_mask[:, None, None]  # (B, 1, 1, T)
             attended = F.scaled_dot_product_attention(q, k, v, valid, dropout_p=p)
@@ -62,12 +65,38 @@ class MultiHeadAttention(nn.MultiheadAttention):
         return weights
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, padding_mask: Tensor | None, p: float) -> Tensor:
-    """Attention with dropout of its weights: (B, heads, Q, c), twice (B, heads, T, c) -> (B, heads, Q, c)."""
-    scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)  # (B, heads, Q, T)
+class AttentionWithDropout(Function):
+    """Attention whose weights are dropped out, on a CPU. The weights, most of a transformer's memory, are not kept for
+    the backward pass, which computes them again.
+    """
+
+    @staticmethod
+    @custom_fwd(device_type="cpu")
+    def forward(ctx: FunctionCtx, q: Tensor, k: Tensor, v: Tensor, padding_mask: Tensor | None, p: float) -> Tensor:
+        """q (B, heads, Q, c), k and v (B, heads, T, c), padding_mask (B, T) -> (B, heads, Q, c)."""
+        kept = draw_kept(torch.Size([*q.shape[:-1], k.shape[-2]]), p)
+        ctx.save_for_backward(q, k, v, padding_mask, kept)
+        ctx.p = p
+        return drop(_weights(q, k, padding_mask), kept, p) @ v
+
+    @staticmethod
+    @custom_bwd(device_type="cpu")
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """grad (B, heads, Q, c) -> the gradients of q, k and v."""
+        q, k, v, padding_mask, kept = ctx.saved_tensors
+        weights = _weights(q, k, padding_mask)
+        of_v = drop(weights, kept, ctx.p).transpose(-2, -1) @ grad
+        of_weights = drop(grad @ v.transpose(-2, -1), kept, ctx.p)
+        of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype).div_(math.sqrt(q.shape[-1]))
+        return of_scores @ k, of_scores.transpose(-2, -1) @ q, of_v, None, None
+
+
+def _weights(q: Tensor, k: Tensor, padding_mask: Tensor | None) -> Tensor:
+    """(B, heads, Q, T), each row summing to 1 over the tokens that are not padding."""
+    scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)
     if padding_mask is not None:
         scores.masked_fill_(padding_mask[:, None, None], float("-inf"))
-    return dropout(scores.softmax(-1), p) @ v
+    return scores.softmax(-1)
 
 
 ATTENTION = {"dense": MultiHeadAttention}

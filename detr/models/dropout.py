@@ -6,17 +6,28 @@ from torch import Tensor, nn
 
 
 def dropout(x: Tensor, p: float) -> Tensor:
-    """Set each element to 0 with probability `p`, and scale the others so that the mean stays.
-
-    torch draws a number of its own for each element, which took 5 % of a step on a CPU. Here one draw of 64 bits serves
-    four: `p` is rounded to a multiple of 2^-16, and the scale fits the rounded one.
-    """
+    """Set each element to 0 with probability `p`, and scale the others so that the mean stays."""
     if x.device.type != "cpu" or not p:
         return F.dropout(x, p)
-    num_kept = round((1 - p) * 2**16)  # of the 2^16 values of a draw
-    bits = torch.empty(-(-x.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-    kept = bits.view(torch.int16)[: x.numel()].view(x.shape) < num_kept - 2**15
-    return (x * kept).mul_(2**16 / max(num_kept, 1))
+    return drop(x, draw_kept(x.shape, p), p)
+
+
+def draw_kept(shape: torch.Size, p: float) -> Tensor:
+    """Which elements stay, on the CPU: each with probability 1 - p, rounded to a multiple of 2^-16.
+
+    torch draws a number of its own for each element, which took 5 % of a step. Here a draw of 64 bits serves four.
+    """
+    bits = torch.empty(-(-shape.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    return bits.view(torch.int16)[: shape.numel()].view(shape) < _num_kept(p) - 2**15
+
+
+def drop(x: Tensor, kept: Tensor, p: float) -> Tensor:
+    """x where `kept`, scaled by the rounded 1 / (1 - p), and 0 elsewhere."""
+    return torch.where(kept, x, 0.0).mul_(2**16 / max(_num_kept(p), 1))  # x * kept would make numbers of kept first
+
+
+def _num_kept(p: float) -> int:
+    return round((1 - p) * 2**16)  # of the 2^16 values of a draw
 
 
 class Dropout(nn.Dropout):

@@ -5,35 +5,18 @@ and a bias: the same function and, since the scaling is part of the graph, the s
 feature map and its copy in memory. Names and shapes of the state dict are torchvision's.
 """
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import resnet
 from torchvision.ops import FrozenBatchNorm2d
 
+from detr.models.convolution import ScaledConv2d
+
 
 def conv_norm(x: Tensor, conv: nn.Conv2d, norm: FrozenBatchNorm2d) -> Tensor:
-    """norm(conv(x)) for a convolution without bias: (B, inputs, H, W) -> (B, outputs, h, w).
-
-    The scaled weights are not kept for the backward pass, which computes them again: a copy of all weights saved.
-    """
+    """norm(conv(x)) for a convolution without bias: (B, inputs, H, W) -> (B, outputs, h, w)."""
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     bias = norm.bias - norm.running_mean * scale
-    weight = _scaled(conv.weight, scale)
-    address = weight.data_ptr()
-
-    def keep(saved: Tensor) -> Tensor | None:
-        return None if saved.data_ptr() == address else saved
-
-    def recall(saved: Tensor | None) -> Tensor:
-        return _scaled(conv.weight.detach(), scale) if saved is None else saved
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, recall):
-        return F.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation)
-
-
-def _scaled(weight: Tensor, scale: Tensor) -> Tensor:
-    return weight * scale[:, None, None, None]
+    return ScaledConv2d.apply(x, conv.weight, scale, bias, conv.stride[0], conv.padding[0], conv.dilation[0])
 
 
 class BasicBlock(resnet.BasicBlock):

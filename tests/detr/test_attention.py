@@ -6,6 +6,7 @@ from torch import nn
 
 from detr.models import attention
 from detr.models.attention import MultiHeadAttention
+from detr.models.dropout import draw_kept, drop
 
 PADDING = torch.tensor([[False] * 6, [False] * 2 + [True] * 4])
 
@@ -46,9 +47,46 @@ def test_training_differs_from_evaluation_by_the_dropped_weights_alone(mask, mon
     expected = module.eval()(query, key, value, mask)
     assert not torch.allclose(module.train()(query, key, value, mask), expected)
     seen = []
-    monkeypatch.setattr(attention, "dropout", lambda x, p: seen.append((x, p)) or x)
+    monkeypatch.setattr(attention, "drop", lambda x, kept, p: seen.append((x, kept, p)) or x)
     torch.testing.assert_close(module(query, key, value, mask), expected)
-    weights, p = seen[0]
+    weights, kept, p = seen[0]
     assert p == 0.5
+    assert kept.shape == weights.shape
     torch.testing.assert_close(weights.sum(-1), torch.ones(2, 2, 5, dtype=torch.float64))
     assert mask is None or (weights[1, ..., 2:] == 0).all()
+
+
+@pytest.mark.parametrize("mask", [None, PADDING], ids=["no padding", "padding"])
+def test_gradients_with_dropout_are_those_of_autograd(mask):
+    q, k, v = (torch.randn(2, 2, n, 4, dtype=torch.float64, requires_grad=True) for n in (3, 6, 6))
+    torch.manual_seed(0)
+    kept = draw_kept(torch.Size([2, 2, 3, 6]), 0.5)
+    scores = q @ k.transpose(-2, -1) / 2
+    scores = scores if mask is None else scores.masked_fill(mask[:, None, None], float("-inf"))
+    expected = drop(scores.softmax(-1), kept, 0.5) @ v
+    torch.manual_seed(0)
+    found = attention.AttentionWithDropout.apply(q, k, v, mask, 0.5)
+    torch.testing.assert_close(found, expected)
+    grad = torch.randn_like(expected)
+    for a, b in zip(*(torch.autograd.grad(y, (q, k, v), grad) for y in (found, expected)), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_half_precision_trains_as_float32_does_but_for_rounding():
+    module, results = with_random_biases(MultiHeadAttention(8, 2, dropout=0.5)).float(), {}
+    query, key, value = (x.float() for x in tokens())
+    for dtype in (torch.float32, torch.bfloat16):
+        torch.manual_seed(0)
+        module.zero_grad()
+        with torch.autocast("cpu", dtype, enabled=dtype == torch.bfloat16):
+            out = module(query, key, value, PADDING)
+        out.float().square().sum().backward()
+        results[dtype] = [out.float(), *(p.grad for p in module.parameters())]
+    for rough, exact in zip(results[torch.bfloat16], results[torch.float32], strict=True):
+        torch.testing.assert_close(rough, exact, rtol=0, atol=0.03 * exact.abs().max().item())
+
+
+def test_weights_are_not_kept_for_the_backward_pass():
+    q, k, v = (torch.randn(1, 2, n, 4, requires_grad=True) for n in (3, 7, 7))
+    kept = attention.AttentionWithDropout.apply(q, k, v, None, 0.5).grad_fn.saved_tensors
+    assert [tensor.dtype for tensor in kept if tensor is not None and tensor.shape[-1] == 7] == [torch.bool]

@@ -1,0 +1,94 @@
+"""A convolution with scaled weights whose backward pass costs a CPU little time and memory.
+
+The scaled weights are not kept for the backward pass, which computes them again. The gradient of the weights is a
+product of matrices for each place of the kernel: with the channels last, oneDNN's takes two to four times as long as
+its forward pass, and its error is ten times as large (docs/performance.md).
+"""
+
+from itertools import product
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import Function, FunctionCtx
+
+
+class ScaledConv2d(Function):
+    """conv2d(x, weight * scale) + bias, with gradients for x and weight."""
+
+    @staticmethod
+    def forward(
+        ctx: FunctionCtx,
+        x: Tensor,
+        weight: Tensor,
+        scale: Tensor,
+        bias: Tensor,
+        stride: int,
+        padding: int,
+        dilation: int,
+    ) -> Tensor:
+        """x (B, I, H, W), weight (O, I, k, k), scale and bias (O,) -> (B, O, h, w)."""
+        ctx.save_for_backward(x, weight, scale)
+        ctx.places = stride, padding, dilation
+        return F.conv2d(x, _scaled(weight, scale), bias, *ctx.places)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Any, ...]:
+        """grad (B, O, h, w) -> the gradients of x and weight."""
+        x, weight, scale = ctx.saved_tensors
+        x = x.to(grad.dtype)
+        by_products = grad.device.type == "cpu" and grad.dtype.itemsize >= 4
+        wanted = [ctx.needs_input_grad[0], ctx.needs_input_grad[1] and not by_products, False]
+        of_x, of_weight, _ = torch.ops.aten.convolution_backward(
+            grad,
+            x,
+            _scaled(weight, scale).to(grad.dtype),
+            None,
+            *([n, n] for n in ctx.places),
+            False,
+            [0, 0],
+            1,
+            wanted,
+        )
+        if ctx.needs_input_grad[1] and by_products:
+            of_weight = weight_gradient(x, grad, weight.shape[-1], *ctx.places)
+        if of_weight is not None:
+            of_weight = of_weight.to(weight.dtype).mul_(scale[:, None, None, None])
+        return of_x, of_weight, None, None, None, None, None
+
+
+def _scaled(weight: Tensor, scale: Tensor) -> Tensor:
+    return weight * scale[:, None, None, None]
+
+
+def weight_gradient(x: Tensor, grad: Tensor, size: int, stride: int, padding: int, dilation: int) -> Tensor:
+    """The gradient (O, I, size, size) of a convolution's weights, for its input x (B, I, H, W) and the gradient
+    (B, O, h, w) of its output.
+
+    Padded to one grid, the outputs and what they see at one place of the kernel lie a constant distance apart in
+    memory, so that each place is a product of two matrices that are there already.
+    """
+    (height, width), (h, w) = x.shape[-2:], grad.shape[-2:]
+    rows, columns = (-(-(n + 2 * padding) // stride) for n in (height, width))
+    x = _padded(x, (padding, columns * stride - width - padding, padding, rows * stride - height - padding))
+    outputs = _tokens(_padded(grad, (0, columns - w, 0, rows - h)))  # (B * rows * columns, O)
+    result = grad.new_empty(outputs.shape[1], size, size, x.shape[1])
+    starts = sorted({i * dilation % stride for i in range(size)})
+    for i0, j0 in product(starts, repeat=2):
+        inputs = _tokens(x[:, :, i0::stride, j0::stride])
+        for i, j in product(range(size), repeat=2):
+            (down, row), (right, column) = divmod(i * dilation, stride), divmod(j * dilation, stride)
+            if (row, column) == (i0, j0):
+                shift = down * columns + right
+                torch.mm(outputs[: len(outputs) - shift].t(), inputs[shift:], out=result[:, i, j])
+    return result.permute(0, 3, 1, 2)
+
+
+def _tokens(x: Tensor) -> Tensor:
+    """(B, C, H, W) -> (B * H * W, C), a view where the channels are last in memory."""
+    return x.permute(0, 2, 3, 1).flatten(0, 2)
+
+
+def _padded(x: Tensor, edges: tuple[int, ...]) -> Tensor:
+    return F.pad(x, edges) if any(edges) else x  # which would copy it
