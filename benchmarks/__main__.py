@@ -22,7 +22,9 @@ import pandas as pd
 import torch
 
 FOLDER = Path(__file__).parent
-ALL = ("start", "losses", "input_pipeline", "training_step", "bootstrap", "evaluation", "overhead")
+ALL = (
+    "start", "losses", "input_pipeline", "training_step", "bootstrap", "evaluation", "reading", "overhead", "growth"
+)  # fmt: skip
 COLUMNS = ["what", "peer", "work", "ratio", "spread", "aim", "figures"]
 
 

@@ -9,12 +9,13 @@ Writers use the code of real runs (experiments.upload) on folders whose journals
 """
 
 import argparse
+import json
 import multiprocessing
 import os
 import sqlite3
 import tempfile
 import time
-from collections.abc import Callable
+import timeit
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,8 +44,12 @@ def folders(root: Path, count: int, arms: int) -> list[tuple[Path, list[Path]]]:
     for first in range(0, count, arms):
         above = root / f"ablation-{first}"
         above.mkdir(parents=True)
-        design = {"name": "many", "question": "?", "factors": {"arm": [str(i) for i in range(arms)]}}
-        design |= {"arms": {f"arm={i}": {"arm": str(i)} for i in range(arms)}, "seeds": [0], "baseline": "arm=0"}
+        design = {
+            "name": "many", "question": "?", "design": "factorial", "margin": 1.0, "primary": None, "seeds": [0],
+            "factors": {"arm": [str(i) for i in range(arms)]}, "baseline": "arm=0", "horizon": "10000 steps",
+            "arms": {f"arm={i}": {"arm": str(i)} for i in range(arms)},
+            "settings": {f"arm={i}": {} for i in range(arms)},
+        }  # fmt: skip
         write_json(above / tracking.DESIGN, design)
         tags = {tracking.ABLATION: "many", tracking.RUN_DIRECTORY: str(above)}
         Folder(above).track("many", tags, experiment="ablations")
@@ -128,8 +133,8 @@ def points(store, run: Path) -> int:
     return len(MlflowClient(store.tracking_uri).get_metric_history(noted(run)["run_id"], METRICS[0]))
 
 
-def many_runs(count: int, arms: int = 4) -> None:
-    """Time what reads a store of `count` runs. They are copies, row by row, of one ablation that was uploaded."""
+def many_runs(count: int, arms: int = 4) -> dict[str, float]:
+    """Seconds of what reads a store of `count` runs. They are copies, row by row, of one ablation that was uploaded."""
     with tempfile.TemporaryDirectory() as folder:
         os.environ.pop("DETR_STORE", None)
         own_store(Path(folder))
@@ -147,19 +152,19 @@ def many_runs(count: int, arms: int = 4) -> None:
             Folder(run).update(state="finished")
         for path in (above, *runs):
             Upload(path, tracker).send()
-        began = time.perf_counter()
         copy_runs(store.database, count // arms - 1)
-        size = store.database.stat().st_size / 2**20
-        print(
-            f"{count} runs in {count // arms} ablations: {size:.0f} MiB, copied in {time.perf_counter() - began:.0f} s"
-        )
-        timed("list the ablations", lambda: list_ablations(store))
-        newest = timed("find the newest", lambda: newest_ablation(store))
-        timed("read one ablation", lambda: load_ablation(store, newest))
-        timed("read all earlier runs, as plan=true does", lambda: earlier_runs(store))
-        timed("first page of MLflow's list", lambda: tracker.client.search_runs(["1"], max_results=100))
+        newest = newest_ablation(store)
         grow(runs[0], 1 + LINES, np.random.default_rng(1))
-        timed("upload 25 records", lambda: Upload(runs[0], tracker).send())
+        reads = {
+            "list the ablations": lambda: list_ablations(store),
+            "find the newest": lambda: newest_ablation(store),
+            "read one ablation": lambda: load_ablation(store, newest),
+            "read all earlier runs, as plan=true does": lambda: earlier_runs(store),
+            "first page of MLflow's list": lambda: tracker.client.search_runs(["1"], max_results=100),
+        }
+        seconds = {name: min(timeit.repeat(read, number=1, repeat=3)) for name, read in reads.items()}
+        seconds["upload 25 records"] = timeit.timeit(lambda: Upload(runs[0], tracker).send(), number=1)
+        return seconds | {"size (MiB)": store.database.stat().st_size / 2**20}
 
 
 def copy_runs(database: Path, copies: int) -> None:
@@ -183,15 +188,6 @@ def copy_runs(database: Path, copies: int) -> None:
             connection.execute(
                 f"INSERT INTO {table} ({names}) {numbers} SELECT {', '.join(chosen)} FROM {table}, numbers"
             )
-
-
-def timed(what: str, run: Callable):
-    """Run it, print how long it took, and return what it gave."""
-    began = time.perf_counter()
-    found = run()
-    size = f"  {len(found)}" if hasattr(found, "__len__") and not isinstance(found, str) else ""
-    print(f"{what:42} {time.perf_counter() - began:8.2f} s{size}")
-    return found
 
 
 def step(steps: int = 12) -> None:
@@ -234,6 +230,6 @@ if __name__ == "__main__":
     if arguments.what == "writers":
         writers(arguments.count or 100)
     elif arguments.what == "runs":
-        many_runs(arguments.count or 10_000)
+        print(json.dumps(many_runs(arguments.count or 10_000), indent=1))
     else:
         step()
