@@ -36,7 +36,8 @@ browser: .venv/browser  ## install a browser for the tests of the dashboard, whe
 
 test: setup browser cluster  ## run the tests
 	$(BIN)/ruff check .
-	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile
+	@# In the folders' order, which ends with short files: no process is left alone with a long one.
+	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 bench: setup  ## compare speed and memory with peers; the table is kept in benchmarks/results
 	$(BIN)/python -m benchmarks

@@ -127,7 +127,7 @@ def test_same_command_runs_only_what_is_missing(finished, command, tmp_path):
     shutil.copytree(finished[0], store)
     # MLflow's paths in the copied database lead to the original; a missing arm and a new seed are run nevertheless
     shutil.rmtree(folder_of(store) / ARMS[3])
-    done = command(store, *TINY)
+    done = command(store, *TINY, "launcher=local")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 runs are done, 1 to do" in done.stdout
     assert "0 runs are done, 4 to do" in command(store, *TINY, "fresh=true", "plan=true").stdout

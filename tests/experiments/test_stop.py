@@ -27,10 +27,10 @@ def records(store: Path) -> list[dict]:
     return [json.loads(line) for path in paths for line in path.read_text().splitlines()]
 
 
-def stop(store: Path, number: signal.Signals, after: int) -> list[dict]:
+def stop(store: Path, number: signal.Signals, after: int, *overrides: str) -> list[dict]:
     """Run the command, send the signal once there are `after` records, and return those that it left."""
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "experiments/run.py"), *SETTINGS],
+        [sys.executable, str(ROOT / "experiments/run.py"), *SETTINGS, *overrides],
         cwd=store,
         env=os.environ | {"DETR_STORE": str(store / "mlflow.yaml"), "OMP_NUM_THREADS": "1"},
         stdout=subprocess.DEVNULL,
@@ -47,10 +47,10 @@ def stop(store: Path, number: signal.Signals, after: int) -> list[dict]:
 
 def test_a_command_that_is_stopped_twice_goes_on_where_it_was(tmp_path, command):
     (tmp_path / "mlflow.yaml").write_text((ROOT / "mlflow.yaml").read_text())
-    first = stop(tmp_path, signal.SIGINT, after=20)
-    second = stop(tmp_path, signal.SIGTERM, after=len(first) + 20)
+    first = stop(tmp_path, signal.SIGINT, 20)
+    second = stop(tmp_path, signal.SIGTERM, len(first) + 20, "launcher=local")  # the run is in the command's process
     assert second[: len(first)] == first
-    done = command(tmp_path, *SETTINGS)
+    done = command(tmp_path, *SETTINGS, "launcher=local")
     assert done.returncode == 0, done.stdout + done.stderr
     steps = [record["step"] for record in records(tmp_path) if "train/loss" in record["metrics"]]
     assert steps == list(range(1, 151))

@@ -74,7 +74,7 @@ def searched(tmp_path_factory, command):
     """A store in which the tiny sweep was run to its end."""
     store = tmp_path_factory.mktemp("sweep")
     path = sweep_file(store)
-    done = command(store, f"sweep={path}", "workers=2", program="sweep.py")
+    done = command(store, f"sweep={path}", "launcher=local", program="sweep.py")  # two processes have a test below
     assert done.returncode == 0, done.stdout + done.stderr
     return store, path, done
 
