@@ -34,7 +34,8 @@ def write_ablation(sweep: Sweep, study: optuna.Study, path: Path) -> bool:
     base = config_of(sweep.overrides, [], {}, sweep.rungs[-1], seed=0)
     arms = {name: config_of(sweep.overrides, sweep.settings, v, sweep.rungs[-1], 0) for name, v in levels.items()}
     varied = differing([base, *arms.values()])
-    shared = _nested({k: v for k, v in _settings(base).items() if k in differing([run_config(compose([]), 0), base])})
+    changed = differing([run_config(compose([]), 0), base])
+    shared = _nested({k: v for k, v in _settings(base).items() if k in changed})
     names = list(levels)
     content: dict[str, Any] = {
         "ablation": {
