@@ -75,7 +75,7 @@ def entries(costs: dict[str, dict[int, float]] | None = None) -> Iterator[Entry]
         unit = "images" if name == "detr-doctor" else "runs"
         work = f"{min(seconds):,} to {max(seconds):,} {unit}"
         figures = {f"{count} {unit} (s)": value for count, value in seconds.items()}
-        yield Entry(f"{name}, growth as a share", "linear growth", work, grown(seconds), float("nan"), AIM, figures)
+        yield Entry(f"{name}, growth as a share", "linear growth", work, grown(seconds), None, AIM, figures)
 
 
 def draw(costs: dict[str, dict[int, float]], path: Path) -> None:

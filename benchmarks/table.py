@@ -14,7 +14,7 @@ class Entry:
     peer: str  # it is compared with
     work: str  # done by both
     ratio: float  # ours against the peer, larger is better; a share where `what` says share
-    spread: float  # half the interquartile range of the ratios of interleaved repetitions
+    spread: float | None  # half the interquartile range of the ratios of interleaved repetitions; None if measured once
     aim: str
     figures: dict[str, float]  # raw medians, with units in the keys
 
@@ -44,5 +44,5 @@ def ratio_and_spread(ours: list[float], peer: list[float]) -> tuple[float, float
 def show(entries: Iterable[Entry]) -> None:
     """Print each as soon as it is measured."""
     for entry in entries:
-        measured = f"{entry.ratio:.3g} +- {entry.spread:.2g}"
+        measured = f"{entry.ratio:.3g}" if entry.spread is None else f"{entry.ratio:.3g} +- {entry.spread:.2g}"
         print(f"{entry.what} ({entry.work}), against {entry.peer}: {measured}; {entry.figures}")
