@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import Function, FunctionCtx
 
+_library = torch.ops.aten.convolution_backward  # of any device and type
+
 
 class ScaledConv2d(Function):
     """conv2d(x, weight * scale) + bias, with gradients for x and weight."""
@@ -37,24 +39,19 @@ class ScaledConv2d(Function):
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Any, ...]:
         """grad (B, O, h, w) -> the gradients of x and weight."""
         x, weight, scale = ctx.saved_tensors
-        x = x.to(grad.dtype)
-        by_products = grad.device.type == "cpu" and grad.dtype.itemsize >= 4
-        wanted = [ctx.needs_input_grad[0], ctx.needs_input_grad[1] and not by_products, False]
-        of_x, of_weight, _ = torch.ops.aten.convolution_backward(
-            grad,
-            x,
-            _scaled(weight, scale).to(grad.dtype),
-            None,
-            *([n, n] for n in ctx.places),
-            False,
-            [0, 0],
-            1,
-            wanted,
-        )
-        if ctx.needs_input_grad[1] and by_products:
-            of_weight = weight_gradient(x, grad, weight.shape[-1], *ctx.places)
-        if of_weight is not None:
+        x, places = x.to(grad.dtype), [[n, n] for n in ctx.places]
+        of_x = of_weight = None
+        if ctx.needs_input_grad[1]:
+            if grad.device.type == "cpu" and grad.dtype.itemsize >= 4:
+                of_weight = weight_gradient(x, grad, weight.shape[-1], *ctx.places)
+            else:
+                _, of_weight, _ = _library(
+                    grad, x, weight.to(grad.dtype), None, *places, False, [0, 0], 1, [False, True, False]
+                )
             of_weight = of_weight.to(weight.dtype).mul_(scale[:, None, None, None])
+        if ctx.needs_input_grad[0]:
+            scaled = _scaled(weight, scale).to(grad.dtype)
+            of_x, _, _ = _library(grad, x, scaled, None, *places, False, [0, 0], 1, [True, False, False])
         return of_x, of_weight, None, None, None, None, None
 
 

@@ -208,10 +208,11 @@ def test_lengths_tell_what_is_equal():
     assert Cost(10, 1.0, 2.0, 3.0).seconds(evaluations=4) == 32
 
 
-def test_a_plan_is_printed_and_nothing_is_run(command, tmp_path):
+def test_a_plan_is_printed_and_nothing_is_run(answer, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
     tiny = ["data.shapes_num_train=16", "data.shapes_num_val=4", "model.hidden_dim=32", "model.backbone_width=8"]
-    done = command(tmp_path, "ablation=lr_clip", "seeds=[0,1]", "horizon=4 steps", "plan=true", *tiny)
-    assert done.returncode == 0, done.stderr
+    code, printed, errors = answer("ablation=lr_clip", "seeds=[0,1]", "horizon=4 steps", "plan=true", *tiny)
+    assert code == 0, errors
     for text in (
         "factorial",
         "(baseline)",
@@ -220,7 +221,7 @@ def test_a_plan_is_printed_and_nothing_is_run(command, tmp_path):
         "8 runs to do: about",
         "primary: clip",
     ):
-        assert text in done.stdout
+        assert text in printed
     assert not list(tmp_path.glob("runs/lr_clip*")) and not list(tmp_path.glob("store/*.db"))
 
 

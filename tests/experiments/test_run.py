@@ -122,15 +122,14 @@ def test_report_has_a_row_an_arm_and_marks_the_published_rows(finished):
     assert "make ui" in done.stdout
 
 
-def test_same_command_runs_only_what_is_missing(finished, command, tmp_path):
-    store = tmp_path / "copy"
-    shutil.copytree(finished[0], store)
+def test_same_command_runs_only_what_is_missing(finished, command, answer, tmp_path):
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True)
     # MLflow's paths in the copied database lead to the original; a missing arm and a new seed are run nevertheless
-    shutil.rmtree(folder_of(store) / ARMS[3])
-    done = command(store, *TINY, "launcher=local")
+    shutil.rmtree(folder_of(tmp_path) / ARMS[3])
+    done = command(tmp_path, *TINY, "launcher=local")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 runs are done, 1 to do" in done.stdout
-    assert "0 runs are done, 4 to do" in command(store, *TINY, "fresh=true", "plan=true").stdout
+    assert "0 runs are done, 4 to do" in answer(*TINY, "fresh=true", "plan=true")[1]
 
 
 def test_all_runs_of_a_seed_see_the_same_data_and_start(finished):
@@ -277,6 +276,7 @@ def test_help_lists_choices_and_settings(command, tmp_path):
 
 
 def test_bring_your_own_data(coco_folder, tmp_path, command):
-    done = command(tmp_path / "store", *coco_overrides(coco_folder), "model.hidden_dim=32", "train.batch_size=2")
+    settings = ("model.hidden_dim=32", "train.batch_size=2", "launcher=local")
+    done = command(tmp_path / "store", *coco_overrides(coco_folder), *settings)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "2 images, 2 boxes, 1 classes" in done.stdout
