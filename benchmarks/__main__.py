@@ -1,6 +1,6 @@
 """Run every benchmark that compares us with a peer, print the table and keep it.
 
-    make bench                                   all, in some minutes
+    make bench                                   all, in half an hour
     python -m benchmarks losses training_step    some of them
 
 Each module of this folder that offers `entries()` is one. The table is kept in benchmarks/results/ as JSON and
