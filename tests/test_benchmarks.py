@@ -7,10 +7,14 @@ from types import SimpleNamespace
 import torch
 
 from benchmarks.__main__ import ALL, FOLDER, main
+from benchmarks.growth import grown
 from benchmarks.plain_detr import PlainDETR
+from benchmarks.scaling import folders
 from benchmarks.table import Entry
 from detr.config import ModelConfig
 from detr.models import build_model
+from experiments.names import DESIGN
+from experiments.results.runs import fault
 
 ENTRY = Entry("step", "peer", "one step", 2.0, 0.1, "1.25 x", {"ours (ms)": 3.0})
 
@@ -33,6 +37,16 @@ def test_a_benchmark_that_fails_is_a_line_and_does_not_stop_the_others(tmp_path,
 def test_every_benchmark_with_entries_is_run():
     having = {path.stem for path in FOLDER.glob("*.py") if "def entries(" in path.read_text()}
     assert having == set(ALL)
+
+
+def test_the_store_of_many_runs_holds_designs_that_the_reader_takes(tmp_path):
+    ((above, _),) = folders(tmp_path, count=4, arms=4)
+    assert not fault(json.loads((above / DESIGN).read_text()))
+
+
+def test_growth_is_told_as_a_share_of_linear_growth():
+    assert grown({100: 2.0, 1000: 5.0, 10_000: 20.0}) == 0.1
+    assert grown({5: 1.0, 100: 20.0}) == 1.0
 
 
 def test_the_plain_model_is_the_same_function():

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import Function, FunctionCtx
 
-_library = torch.ops.aten.convolution_backward  # of any device and type
+convolution_backward = torch.ops.aten.convolution_backward  # the library's, for any device and type
 
 
 class ScaledConv2d(Function):
@@ -32,26 +32,26 @@ class ScaledConv2d(Function):
     ) -> Tensor:
         """x (B, I, H, W), weight (O, I, k, k), scale and bias (O,) -> (B, O, h, w)."""
         ctx.save_for_backward(x, weight, scale)
-        ctx.places = stride, padding, dilation
-        return F.conv2d(x, _scaled(weight, scale), bias, *ctx.places)
+        ctx.geometry = stride, padding, dilation
+        return F.conv2d(x, _scaled(weight, scale), bias, *ctx.geometry)
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Any, ...]:
         """grad (B, O, h, w) -> the gradients of x and weight."""
         x, weight, scale = ctx.saved_tensors
-        x, places = x.to(grad.dtype), [[n, n] for n in ctx.places]
+        x, geometry = x.to(grad.dtype), [[n, n] for n in ctx.geometry]
         of_x = of_weight = None
         if ctx.needs_input_grad[1]:
             if grad.device.type == "cpu" and grad.dtype.itemsize >= 4:
-                of_weight = weight_gradient(x, grad, weight.shape[-1], *ctx.places)
+                of_weight = weight_gradient(x, grad, weight.shape[-1], *ctx.geometry)
             else:
-                _, of_weight, _ = _library(
-                    grad, x, weight.to(grad.dtype), None, *places, False, [0, 0], 1, [False, True, False]
+                _, of_weight, _ = convolution_backward(
+                    grad, x, weight.to(grad.dtype), None, *geometry, False, [0, 0], 1, [False, True, False]
                 )
             of_weight = of_weight.to(weight.dtype).mul_(scale[:, None, None, None])
         if ctx.needs_input_grad[0]:
             scaled = _scaled(weight, scale).to(grad.dtype)
-            of_x, _, _ = _library(grad, x, scaled, None, *places, False, [0, 0], 1, [True, False, False])
+            of_x, _, _ = convolution_backward(grad, x, scaled, None, *geometry, False, [0, 0], 1, [True, False, False])
         return of_x, of_weight, None, None, None, None, None
 
 
