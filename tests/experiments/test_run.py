@@ -129,7 +129,10 @@ def test_same_command_runs_only_what_is_missing(finished, command, answer, tmp_p
     done = command(tmp_path, *TINY, "launcher=local")
     assert done.returncode == 0, done.stdout + done.stderr
     assert "3 runs are done, 1 to do" in done.stdout
-    assert "0 runs are done, 4 to do" in answer(*TINY, "fresh=true", "plan=true")[1]
+    code, printed, errors = answer(*TINY, "launcher=local", "fresh=true")
+    assert code == 0, errors
+    assert "0 runs are done, 4 to do" in printed
+    assert len(list((tmp_path / "runs").glob("lr_clip-*"))) == 2
 
 
 def test_all_runs_of_a_seed_see_the_same_data_and_start(finished):
