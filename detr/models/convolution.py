@@ -1,4 +1,4 @@
-"""A convolution with scaled weights whose backward pass costs a CPU little time and memory.
+"""Convolutions with scaled weights whose backward pass costs a CPU little time and memory.
 
 The scaled weights are not kept for the backward pass, which computes them again. The gradient of the weights is a
 product of matrices for each place of the kernel: with the channels last, oneDNN's takes two to four times as long as
@@ -6,7 +6,6 @@ its forward pass, and its error is ten times as large (docs/performance.md).
 """
 
 from itertools import product
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,43 +15,83 @@ from torch.autograd.function import Function, FunctionCtx
 convolution_backward = torch.ops.aten.convolution_backward  # the library's, for any device and type
 
 
+Geometry = tuple[int, int, int]  # stride, padding, dilation
+
+
 class ScaledConv2d(Function):
     """conv2d(x, weight * scale) + bias, with gradients for x and weight."""
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, geometry: Geometry) -> Tensor:
+        """x (B, I, H, W), weight (O, I, k, k), scale and bias (O,) -> (B, O, h, w)."""
+        ctx.save_for_backward(x, weight, scale)
+        ctx.geometry = geometry
+        return F.conv2d(x, _scaled(weight, scale), bias, *geometry)
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """grad (B, O, h, w) -> the gradients of x and weight."""
+        x, weight, scale = ctx.saved_tensors
+        of_x, of_weight = _gradients(grad, x, weight, scale, ctx.geometry, ctx.needs_input_grad[:2])
+        return of_x, of_weight, None, None, None
+
+
+class TwoScaledConvs2d(Function):
+    """A scaled convolution, ReLU and a second one. What lies between them is not kept for the backward pass, which
+    computes it again: little work where the first convolution is of 1x1.
+    """
 
     @staticmethod
     def forward(
         ctx: FunctionCtx,
         x: Tensor,
-        weight: Tensor,
-        scale: Tensor,
-        bias: Tensor,
-        stride: int,
-        padding: int,
-        dilation: int,
+        weight1: Tensor,
+        scale1: Tensor,
+        bias1: Tensor,
+        geometry1: Geometry,
+        weight2: Tensor,
+        scale2: Tensor,
+        bias2: Tensor,
+        geometry2: Geometry,
     ) -> Tensor:
-        """x (B, I, H, W), weight (O, I, k, k), scale and bias (O,) -> (B, O, h, w)."""
-        ctx.save_for_backward(x, weight, scale)
-        ctx.geometry = stride, padding, dilation
-        return F.conv2d(x, _scaled(weight, scale), bias, *ctx.geometry)
+        """x (B, I, H, W), and twice what ScaledConv2d takes -> (B, O, h, w)."""
+        ctx.save_for_backward(x, weight1, scale1, bias1, weight2, scale2)
+        ctx.geometries = geometry1, geometry2
+        between = F.conv2d(x, _scaled(weight1, scale1), bias1, *geometry1).relu_()
+        return F.conv2d(between, _scaled(weight2, scale2), bias2, *geometry2)
 
     @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Any, ...]:
-        """grad (B, O, h, w) -> the gradients of x and weight."""
-        x, weight, scale = ctx.saved_tensors
-        x, geometry = x.to(grad.dtype), [[n, n] for n in ctx.geometry]
-        of_x = of_weight = None
-        if ctx.needs_input_grad[1]:
-            if grad.device.type == "cpu" and grad.dtype.itemsize >= 4:
-                of_weight = weight_gradient(x, grad, weight.shape[-1], *ctx.geometry)
-            else:
-                _, of_weight, _ = convolution_backward(
-                    grad, x, weight.to(grad.dtype), None, *geometry, False, [0, 0], 1, [False, True, False]
-                )
-            of_weight = of_weight.to(weight.dtype).mul_(scale[:, None, None, None])
-        if ctx.needs_input_grad[0]:
-            scaled = _scaled(weight, scale).to(grad.dtype)
-            of_x, _, _ = convolution_backward(grad, x, scaled, None, *geometry, False, [0, 0], 1, [True, False, False])
-        return of_x, of_weight, None, None, None, None, None
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """grad (B, O, h, w) -> the gradients of x and both weights."""
+        x, weight1, scale1, bias1, weight2, scale2 = ctx.saved_tensors
+        geometry1, geometry2 = ctx.geometries
+        x, first = x.to(grad.dtype), _scaled(weight1, scale1).to(grad.dtype)
+        between = F.conv2d(x, first, bias1.to(grad.dtype), *geometry1).relu_()
+        wanted = True, ctx.needs_input_grad[5]
+        of_between, of_weight2 = _gradients(grad, between, weight2, scale2, geometry2, wanted)
+        of_between.masked_fill_(between <= 0, 0)
+        of_x, of_weight1 = _gradients(of_between, x, weight1, scale1, geometry1, ctx.needs_input_grad[:2])
+        return of_x, of_weight1, None, None, None, of_weight2, None, None, None
+
+
+def _gradients(
+    grad: Tensor, x: Tensor, weight: Tensor, scale: Tensor, geometry: Geometry, wanted: tuple[bool, bool]
+) -> tuple[Tensor | None, Tensor | None]:
+    """The gradients of a scaled convolution's input and weights from that of its output, each if it is wanted."""
+    x, pairs = x.to(grad.dtype), [[n, n] for n in geometry]
+    of_x = of_weight = None
+    if wanted[1]:
+        if grad.device.type == "cpu" and grad.dtype.itemsize >= 4:
+            of_weight = weight_gradient(x, grad, weight.shape[-1], *geometry)
+        else:
+            _, of_weight, _ = convolution_backward(
+                grad, x, weight.to(grad.dtype), None, *pairs, False, [0, 0], 1, [False, True, False]
+            )
+        of_weight = of_weight.to(weight.dtype).mul_(scale[:, None, None, None])
+    if wanted[0]:
+        scaled = _scaled(weight, scale).to(grad.dtype)
+        of_x, _, _ = convolution_backward(grad, x, scaled, None, *pairs, False, [0, 0], 1, [True, False, False])
+    return of_x, of_weight
 
 
 def _scaled(weight: Tensor, scale: Tensor) -> Tensor:

@@ -9,14 +9,19 @@ from torch import Tensor, nn
 from torchvision.models import resnet
 from torchvision.ops import FrozenBatchNorm2d
 
-from detr.models.convolution import ScaledConv2d
+from detr.models.convolution import Geometry, ScaledConv2d, TwoScaledConvs2d
+
+
+def folded(conv: nn.Conv2d, norm: FrozenBatchNorm2d) -> tuple[Tensor, Tensor, Tensor, Geometry]:
+    """norm(conv(x)) as a scaled convolution: weights, scale, bias and geometry."""
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    bias = norm.bias - norm.running_mean * scale
+    return conv.weight, scale, bias, (conv.stride[0], conv.padding[0], conv.dilation[0])
 
 
 def conv_norm(x: Tensor, conv: nn.Conv2d, norm: FrozenBatchNorm2d) -> Tensor:
     """norm(conv(x)) for a convolution without bias: (B, inputs, H, W) -> (B, outputs, h, w)."""
-    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
-    bias = norm.bias - norm.running_mean * scale
-    return ScaledConv2d.apply(x, conv.weight, scale, bias, conv.stride[0], conv.padding[0], conv.dilation[0])
+    return ScaledConv2d.apply(x, *folded(conv, norm))
 
 
 class BasicBlock(resnet.BasicBlock):
@@ -31,11 +36,16 @@ class BasicBlock(resnet.BasicBlock):
 class Bottleneck(resnet.Bottleneck):
     """1x1, 3x3 and 1x1 convolutions with a shortcut (ResNet-50 and 101)."""
 
+    recomputes = False  # the output of conv1 in the backward pass, instead of keeping it
+
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, H / stride, W / stride)."""
-        out = conv_norm(x, self.conv1, self.bn1).relu_()
-        out = conv_norm(out, self.conv2, self.bn2).relu_()
-        return conv_norm(out, self.conv3, self.bn3).add_(_shortcut(self, x)).relu_()
+        first, second = folded(self.conv1, self.bn1), folded(self.conv2, self.bn2)
+        if self.recomputes:
+            out = TwoScaledConvs2d.apply(x, *first, *second)
+        else:
+            out = ScaledConv2d.apply(ScaledConv2d.apply(x, *first).relu_(), *second)
+        return conv_norm(out.relu_(), self.conv3, self.bn3).add_(_shortcut(self, x)).relu_()
 
 
 def _shortcut(block: BasicBlock | Bottleneck, x: Tensor) -> Tensor:
@@ -50,6 +60,9 @@ class ResNet(resnet.ResNet):
         super().__init__(block, num_blocks, replace_stride_with_dilation=dilated, norm_layer=FrozenBatchNorm2d)
         self.num_channels = self.fc.in_features
         del self.avgpool, self.fc
+        if block is Bottleneck:
+            for each in self.layer2:  # the stages that train keep nothing larger
+                each.recomputes = True
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, num_channels, H / 32, W / 32); / 16 when dilated."""

@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from detr.models.convolution import ScaledConv2d
+from detr.models.convolution import ScaledConv2d, TwoScaledConvs2d
 
 PLACES = {  # size, stride, padding, dilation
     "1x1": (1, 1, 0, 1),
@@ -31,7 +31,7 @@ def draw(height, width, size, dtype=torch.float64):
 def test_function_and_gradients_are_those_of_torch(places, height, width):
     size, *places = places
     x, weight, scale, bias = draw(height, width, size)
-    found = ScaledConv2d.apply(x, weight, scale, bias, *places)
+    found = ScaledConv2d.apply(x, weight, scale, bias, tuple(places))
     expected = F.conv2d(x, weight * scale[:, None, None, None], bias, *places)
     torch.testing.assert_close(found, expected)
     grad = torch.randn_like(expected)
@@ -42,7 +42,8 @@ def test_function_and_gradients_are_those_of_torch(places, height, width):
 def test_any_order_in_memory_will_do():
     x, weight, scale, bias = draw(9, 8, 3)
     orders = (torch.contiguous_format, torch.channels_last)
-    outputs = [ScaledConv2d.apply(x.contiguous(memory_format=order), weight, scale, bias, 2, 1, 1) for order in orders]
+    fixed = weight, scale, bias, (2, 1, 1)
+    outputs = [ScaledConv2d.apply(x.contiguous(memory_format=order), *fixed) for order in orders]
     grad = torch.randn_like(outputs[0])
     first, second = (
         torch.autograd.grad(y, (x, weight), grad.contiguous(memory_format=o))
@@ -55,7 +56,7 @@ def test_gradient_has_the_weights_order_in_memory():
     """Autograd would copy another one."""
     x, weight, scale, bias = draw(9, 8, 3)
     weight = weight.detach().contiguous(memory_format=torch.channels_last).requires_grad_()
-    ScaledConv2d.apply(x, weight, scale, bias, 1, 1, 1).sum().backward()
+    ScaledConv2d.apply(x, weight, scale, bias, (1, 1, 1)).sum().backward()
     assert weight.grad.stride() == weight.stride()
 
 
@@ -64,7 +65,7 @@ def test_half_precision():
     x, weight, scale, bias = draw(9, 8, 3, torch.float32)
     exact = F.conv2d(x, weight * scale[:, None, None, None], bias, 1, 1)
     with torch.autocast("cpu", torch.bfloat16):
-        found = ScaledConv2d.apply(x, weight, scale, bias, 1, 1, 1)
+        found = ScaledConv2d.apply(x, weight, scale, bias, (1, 1, 1))
     assert found.dtype == torch.bfloat16
     torch.testing.assert_close(found.float(), exact, rtol=0, atol=0.02 * exact.abs().max().item())
     grad = torch.randn_like(exact)
@@ -72,3 +73,31 @@ def test_half_precision():
     for a, b in zip(torch.autograd.grad(found, (x, weight), grad.bfloat16()), expected, strict=True):
         assert a.dtype == torch.float32
         torch.testing.assert_close(a, b, rtol=0, atol=0.02 * b.abs().max().item())
+
+
+def draw_two(dtype=torch.float64):
+    """Images, and what convolutions of 1x1 and of 3x3 take."""
+    x, *first = draw(9, 8, 1, dtype)
+    weight = torch.randn(6, 7, 3, 3, dtype=dtype).requires_grad_()
+    return x, (*first, (1, 0, 1)), (weight, 0.5 + torch.rand(6, dtype=dtype), torch.randn(6, dtype=dtype), (2, 1, 1))
+
+
+@pytest.mark.parametrize("precision", [torch.float64, torch.bfloat16])
+def test_two_convolutions_are_one_after_the_other(precision):
+    x, first, second = draw_two(torch.float64 if precision == torch.float64 else torch.float32)
+    with torch.autocast("cpu", precision, enabled=precision == torch.bfloat16):
+        found = TwoScaledConvs2d.apply(x, *first, *second)
+        expected = ScaledConv2d.apply(ScaledConv2d.apply(x, *first).relu_(), *second)
+    assert found.dtype == precision
+    assert torch.equal(found, expected)
+    grad = torch.randn_like(expected)
+    for a, b in zip(*(torch.autograd.grad(y, (x, first[0], second[0]), grad) for y in (found, expected)), strict=True):
+        assert a.dtype == x.dtype
+        assert torch.equal(a, b)
+
+
+def test_what_lies_between_two_convolutions_is_not_kept():
+    x, first, second = draw_two()
+    kept = TwoScaledConvs2d.apply(x, *first, *second).grad_fn.saved_tensors
+    given = {tensor.data_ptr() for tensor in (x, *first[:3], *second[:2])}
+    assert {tensor.data_ptr() for tensor in kept} == given
