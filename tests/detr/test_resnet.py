@@ -63,3 +63,19 @@ def test_scaled_weights_are_not_kept_for_the_backward_pass():
         tensor.data_ptr() for tensor in conv_norm(x, block.conv2, block.bn2).grad_fn.saved_tensors if tensor.dim() == 4
     ]
     assert kept == [x.data_ptr(), block.conv2.weight.data_ptr()]
+
+
+def test_the_output_of_conv1_in_layer2_is_computed_again():
+    ours, _ = pair("resnet50")
+    x = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    kept: list[tuple[int, ...]] = []
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        kept.append(tuple(tensor.shape))
+        return tensor
+
+    x = ours.layer1(ours.maxpool(conv_norm(x, ours.conv1, ours.bn1)))
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        ours.layer2[0](x)
+    assert (1, 128, 16, 16) not in kept  # behind conv1
+    assert (1, 128, 8, 8) in kept  # behind conv2
