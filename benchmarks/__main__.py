@@ -7,7 +7,7 @@ Each module of this folder that offers `entries()` is one. The table is kept in 
 Markdown, with the machine it was made on. A benchmark that fails is a line of it, and makes the exit code 1.
 """
 
-import importlib
+import importlib.util
 import json
 import os
 import platform
@@ -25,6 +25,7 @@ FOLDER = Path(__file__).parent
 ALL = (
     "start", "losses", "input_pipeline", "training_step", "bootstrap", "evaluation", "reading", "overhead", "growth"
 )  # fmt: skip
+PEERS = ("transformers", "torchmetrics", "faster_coco_eval")  # of the extra `bench`
 COLUMNS = ["what", "peer", "work", "ratio", "spread", "aim", "figures"]
 
 
@@ -60,6 +61,9 @@ def markdown(about: dict[str, Any], rows: list[dict[str, Any]]) -> str:
 
 def main(names: list[str], output: Path = FOLDER / "results") -> int:
     """Measure, print and keep; returns the exit code."""
+    if missing := [name for name in PEERS if not importlib.util.find_spec(name)]:
+        print(f"error: {', '.join(missing)} cannot be imported; pip install -e '.[bench]'", file=sys.stderr)
+        return 2
     about, rows = machine(), []
     output.mkdir(exist_ok=True)
     for name in names or ALL:

@@ -34,6 +34,13 @@ def test_a_benchmark_that_fails_is_a_line_and_does_not_stop_the_others(tmp_path,
     assert main(["sound"], tmp_path / "results") == 0
 
 
+def test_a_missing_peer_is_told_before_anything_is_measured(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("benchmarks.__main__.PEERS", ("torch", "no_such_peer"))
+    assert main(["losses"], tmp_path / "results") == 2
+    assert capsys.readouterr().err == "error: no_such_peer cannot be imported; pip install -e '.[bench]'\n"
+    assert not (tmp_path / "results").exists()
+
+
 def test_every_benchmark_with_entries_is_run():
     having = {path.stem for path in FOLDER.glob("*.py") if "def entries(" in path.read_text()}
     assert having == set(ALL)
