@@ -202,6 +202,9 @@ class TrainConfig:
     # of the forward pass; matching and losses stay float32. tf32 is float32 whose factors NVIDIA's GPUs round to 10
     # bits; float16 scales the loss, and leaves out the steps whose gradient overflows
     precision: Literal["float32", "tf32", "bfloat16", "float16"] = "float32"
+    compile: bool = (
+        False  # the model's step by torch.compile: minutes at first, then faster on GPUs (docs/performance.md)
+    )
     device: str = "auto"  # "auto": cuda, then mps, then cpu; or a torch device
     num_threads: int = 0  # CPU threads of torch; 0 leaves its default
     evaluations: int = 10  # validations in the course of the run, evenly spaced; the last one is at its end

@@ -51,7 +51,7 @@ class Setup:
     val_set: CocoDetection
     model: nn.Module
     criterion: SetCriterion
-    replica: nn.Module  # the model, as one of several processes runs it forward and backward
+    replica: nn.Module  # the model as training runs it: compiled, one of several processes
     optimizer: AdamW
     scaler: GradScaler  # of the loss; it does nothing unless the precision is float16
     num_steps: int
@@ -63,6 +63,8 @@ def prepare(config: RunConfig) -> Setup:
     peers = Peers.current()
     setup = peers.together(lambda: _prepare_alone(config, peers))
     setup.replica = peers.replicate(setup.model)
+    if setup.config.train.compile:
+        setup.replica = torch.compile(setup.replica, dynamic=True)  # batches have many sizes
     return setup
 
 

@@ -77,7 +77,7 @@ def measure(ablation: Ablation, slots: int, console: Console) -> dict[str, Cost]
     costs = {}
     try:
         for arm in ablation.arms:
-            setup = prepare(without_weights(arm.config))
+            setup = prepare(measurable(arm.config))
             key = cost_key(arm.config)
             if key not in seconds:
                 with console.status(f"measuring {arm.name}"):
@@ -90,9 +90,12 @@ def measure(ablation: Ablation, slots: int, console: Console) -> dict[str, Cost]
     return costs
 
 
-def without_weights(config: RunConfig) -> RunConfig:
-    """The same computation from random weights: a measurement need not fetch any."""
-    return replace(config, model=replace(config.model, pretrained=False, init_from=None))
+def measurable(config: RunConfig) -> RunConfig:
+    """The same computation from random weights and not compiled: a measurement need not fetch weights, nor wait for a
+    compiler.
+    """
+    model, train = replace(config.model, pretrained=False, init_from=None), replace(config.train, compile=False)
+    return replace(config, model=model, train=train)
 
 
 def cost_key(config: RunConfig) -> str:

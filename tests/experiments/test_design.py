@@ -10,7 +10,7 @@ from detr.errors import InputError
 from experiments import planning
 from experiments.compose import options
 from experiments.design import differs, expand, plan, varied
-from experiments.planning import Cost, cost_key, half_width, lengths, pooled_sd, resolution, seed_sd, without_weights
+from experiments.planning import Cost, cost_key, half_width, lengths, measurable, pooled_sd, resolution, seed_sd
 from experiments.results.contrasts import comparison, contrasts
 
 STEPS = "ablation=recipe_steps"
@@ -193,7 +193,8 @@ def test_half_widths_shrink_with_seeds_and_with_pairs(tmp_path):
 def test_costs_are_measured_once_for_equal_computations():
     first, second, third, _ = plan(["ablation=lr_clip"]).arms
     assert cost_key(first.config) == cost_key(second.config) != cost_key(third.config)  # pre-norm is another model
-    assert without_weights(plan(["model=detr_r50"]).arms[0].config).model.pretrained is False
+    measured = measurable(plan(["model=detr_r50", "train.compile=true"]).arms[0].config)
+    assert (measured.model.pretrained, measured.train.compile) == (False, False)
 
 
 def test_lengths_tell_what_is_equal():
