@@ -115,7 +115,9 @@ def difference(dataset: CocoDetection, keys: list[tuple[int, int]]) -> float:
 
 
 def consume(batches: Iterable[object]) -> None:
-    """Take one after the other and let it go, as training does: the next one finds its memory."""
+    """Take one after the other and let it go, as a training lets go its normalised batches and a data worker what it
+    has handed over: the next one finds its memory.
+    """
     deque(batches, maxlen=0)
 
 

@@ -202,9 +202,6 @@ class TrainConfig:
     # of the forward pass; matching and losses stay float32. tf32 is float32 whose factors NVIDIA's GPUs round to 10
     # bits; float16 scales the loss, and leaves out the steps whose gradient overflows
     precision: Literal["float32", "tf32", "bfloat16", "float16"] = "float32"
-    compile: bool = (
-        False  # the model's step by torch.compile: minutes at first, then faster on GPUs (docs/performance.md)
-    )
     device: str = "auto"  # "auto": cuda, then mps, then cpu; or a torch device
     num_threads: int = 0  # CPU threads of torch; 0 leaves its default
     evaluations: int = 10  # validations in the course of the run, evenly spaced; the last one is at its end
@@ -212,6 +209,8 @@ class TrainConfig:
     diagnostics: bool = True  # log the signals that explain a run (docs/diagnostics.md); they do not change it
     probe_images: int = 16  # validation images, always the same, on which diagnostics look at the attention
     update_ratio_steps: int = 200  # optimiser steps from one measurement of the size of the updates to the next
+    # training's forward and backward pass by torch.compile: for GPUs; a minute or more passes before the first step
+    compile: bool = False
 
     def __post_init__(self) -> None:
         _check_choices(self, "train")

@@ -113,7 +113,7 @@ class Peers:
 
 def no_exchange(model: nn.Module) -> AbstractContextManager:
     """Within it gradients are added up in this process alone: for all micro-batches of a step but the last."""
-    return getattr(model, "no_sync", nullcontext)()  # which a compiled replica has as well
+    return getattr(model, "no_sync", nullcontext)()  # DDP's, which a compiled replica passes on
 
 
 def launched() -> bool:

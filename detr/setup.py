@@ -51,7 +51,7 @@ class Setup:
     val_set: CocoDetection
     model: nn.Module
     criterion: SetCriterion
-    replica: nn.Module  # the model as training runs it: compiled, one of several processes
+    replica: nn.Module  # the model as training runs it: compiled if train.compile, as one of several processes
     optimizer: AdamW
     scaler: GradScaler  # of the loss; it does nothing unless the precision is float16
     num_steps: int
@@ -64,7 +64,8 @@ def prepare(config: RunConfig) -> Setup:
     setup = peers.together(lambda: _prepare_alone(config, peers))
     setup.replica = peers.replicate(setup.model)
     if setup.config.train.compile:
-        setup.replica = torch.compile(setup.replica, dynamic=True)  # batches have many sizes
+        # Batches have many sizes; and dropout draws as it does without, whatever parts the graph has.
+        setup.replica = torch.compile(setup.replica, dynamic=True, options={"fallback_random": True})
     return setup
 
 
@@ -79,6 +80,8 @@ def _prepare_alone(config: RunConfig, peers: Peers) -> Setup:
     elif config.train.precision == "tf32":
         raise InputError(f"train.precision='tf32' is a format of NVIDIA GPUs, and train.device is {device.type}")
     coco_classes(config.evaluation.backend)  # whether it is there
+    if config.train.compile:
+        check_compiler(device)
     train_set, val_set = open_split(config.data, "train", config.seed), open_split(config.data, "val")
     if train_set.names != val_set.names:
         raise InputError(f"{train_set.annotations} and {val_set.annotations} have different categories")
@@ -125,6 +128,18 @@ def train_loader(setup: Setup, first_step: int) -> DataLoader:
         num_workers=config.data.num_workers,
         pin_memory=setup.device.type == "cuda",
     )
+
+
+def check_compiler(device: torch.device) -> None:
+    """InputError when torch.compile cannot compile for the device."""
+    try:
+        torch.compile(torch.sin)(torch.zeros(2, device=device))
+    except Exception as error:  # many kinds: no C++ compiler, no Triton, a GPU that is too old
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"train.compile=true cannot be used ({reason}): it takes a C++ compiler, and on GPUs Triton; install what "
+            "is missing, or leave it out"
+        ) from None
 
 
 def choose_device(name: str) -> torch.device:

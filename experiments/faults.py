@@ -27,9 +27,4 @@ def explain(error: Exception) -> str:
         return f"the disk is full ({error}); free some space, and the same command goes on from the last checkpoint"
     if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return f"the run directory cannot be written ({error}); the same command goes on when it can"
-    if type(error).__module__.startswith("torch._inductor"):
-        first = text.partition("\n")[0]
-        return (
-            f"{first}; train.compile needs a C++ compiler, and Triton on GPUs: install it, or leave train.compile out"
-        )
     return text

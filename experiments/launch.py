@@ -14,7 +14,7 @@ from detr.config import RunConfig
 from detr.data import CocoDetection, open_split, split_paths
 from detr.evaluation import coco_classes
 from detr.models import build_model
-from detr.setup import choose_device
+from detr.setup import check_compiler, choose_device
 from experiments import tracking
 from experiments.design import Ablation, expand, plan
 from experiments.display import print_table
@@ -91,7 +91,9 @@ def preflight(configs: list[RunConfig], store: Store, launcher: Launcher, consol
             verify_once(dataset, store.run_root / "verified", console)
     for config in configs:
         if launcher.here:
-            choose_device(config.train.device)
+            device = choose_device(config.train.device)
+            if config.train.compile:
+                check_compiler(device)
             coco_classes(config.evaluation.backend)
         num_classes = config.model.num_classes or dataset.num_classes
         model = build_model(replace(config.model, num_classes=num_classes))

@@ -77,8 +77,8 @@ def measure(ablation: Ablation, slots: int, console: Console) -> dict[str, Cost]
     costs = {}
     try:
         for arm in ablation.arms:
-            setup = prepare(measurable(arm.config))
-            key = cost_key(arm.config)
+            config = measurable(arm.config)
+            setup, key = prepare(config), cost_key(config)
             if key not in seconds:
                 with console.status(f"measuring {arm.name}"):
                     seconds[key] = step_seconds(setup), evaluation_seconds(setup)

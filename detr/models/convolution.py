@@ -54,7 +54,7 @@ class TwoScaledConvs2d(Function):
         bias2: Tensor,
         geometry2: Geometry,
     ) -> Tensor:
-        """x (B, I, H, W), and twice what ScaledConv2d takes -> (B, O, h, w)."""
+        """x (B, I, H, W), and what ScaledConv2d takes, for weights (M, I, k, k) and (O, M, l, l) -> (B, O, h, w)."""
         ctx.save_for_backward(x, weight1, scale1, bias1, weight2, scale2)
         ctx.geometries = geometry1, geometry2
         between = F.conv2d(x, _scaled(weight1, scale1), bias1, *geometry1).relu_()
@@ -65,11 +65,11 @@ class TwoScaledConvs2d(Function):
         """grad (B, O, h, w) -> the gradients of x and both weights."""
         x, weight1, scale1, bias1, weight2, scale2 = ctx.saved_tensors
         geometry1, geometry2 = ctx.geometries
-        x, first = x.to(grad.dtype), _scaled(weight1, scale1).to(grad.dtype)
-        between = F.conv2d(x, first, bias1.to(grad.dtype), *geometry1).relu_()
-        wanted = True, ctx.needs_input_grad[5]
-        of_between, of_weight2 = _gradients(grad, between, weight2, scale2, geometry2, wanted)
+        scaled, bias = (value.to(grad.dtype) for value in (_scaled(weight1, scale1), bias1))
+        between = F.conv2d(x.to(grad.dtype), scaled, bias, *geometry1).relu_()
+        of_between, of_weight2 = _gradients(grad, between, weight2, scale2, geometry2, (True, ctx.needs_input_grad[5]))
         of_between.masked_fill_(between <= 0, 0)
+        del between
         of_x, of_weight1 = _gradients(of_between, x, weight1, scale1, geometry1, ctx.needs_input_grad[:2])
         return of_x, of_weight1, None, None, None, of_weight2, None, None, None
 

@@ -193,6 +193,9 @@ def test_half_widths_shrink_with_seeds_and_with_pairs(tmp_path):
 def test_costs_are_measured_once_for_equal_computations():
     first, second, third, _ = plan(["ablation=lr_clip"]).arms
     assert cost_key(first.config) == cost_key(second.config) != cost_key(third.config)  # pre-norm is another model
+
+
+def test_what_is_measured_need_not_be_fetched_or_compiled():
     measured = measurable(plan(["model=detr_r50", "train.compile=true"]).arms[0].config)
     assert (measured.model.pretrained, measured.train.compile) == (False, False)
 
@@ -228,7 +231,12 @@ def test_a_plan_is_printed_and_nothing_is_run(answer, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("setting", "same"),
-    [("train.num_processes=2", True), ("evaluation.backend=faster-coco-eval", True), ("train.grouping=size", False)],
+    [
+        ("train.num_processes=2", True),
+        ("evaluation.backend=faster-coco-eval", True),
+        ("train.compile=true", True),
+        ("train.grouping=size", False),
+    ],
 )
 def test_what_changes_no_figure_does_not_make_it_another_run(setting, same):
     one, two = plan(["train.accumulate=2"]), plan(["train.accumulate=2", setting])
