@@ -41,9 +41,6 @@ STYLE = (
 .key { margin: 0 0 8px; } .key svg { vertical-align: -2px; background: #777; } .key .entry { margin-right: 18px; }
 """
 )
-PANE = 190  # pixels that a picture on a page of many gets at least
-
-
 PANE = 180  # pixels that a picture on a page of many gets at least
 SIDES = {False: 384, True: 1600}  # of image files, by whether they are shown large
 

@@ -114,6 +114,7 @@ def test_keys_go_from_image_to_image_and_back(tab, evaluated):
     page.keyboard.press("ArrowRight")
     expect(page.locator(".card .count").first).to_have_text(shown(second))
     expect(page.get_by_role("textbox", name="Image id")).to_have_value(str(second))
+    expect(page.get_by_role("button", name="Previous")).to_be_enabled()  # it is drawn after the text
     page.keyboard.press("ArrowLeft")
     expect(page.get_by_role("textbox", name="Image id")).to_have_value(str(first))
     page.keyboard.press("Escape")
