@@ -2,6 +2,7 @@
 
 An ablation file states, below `ablation:`
 
+    name, question
     design    factorial: all combinations; one_factor: one arm to start from, and one more for every level that differs
               from it in one factor; listed: the combinations in `arms`, where an unnamed factor keeps its baseline
     from      of one_factor: baseline, or opposite: no factor at its baseline (which asks for two levels each)
@@ -16,6 +17,7 @@ An ablation file states, below `ablation:`
 
 import itertools
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 from detr.errors import InputError
@@ -35,6 +37,7 @@ def check_spec(spec: dict[str, Any]) -> None:
             close = get_close_matches(str(key), KEYS, n=1)
             hint = f"did you mean {close[0]}? " if close else ""
             raise InputError(f"ablation.{key}: unknown key; {hint}There are {', '.join(KEYS)}")
+    check_named("ablation", spec, "experiments/ablation_file.py")
     for key, choices in (("design", DESIGNS), ("from", STARTS)):
         if spec.get(key, choices[0]) not in choices:
             raise InputError(f"ablation.{key}={spec[key]!r}: choose from {', '.join(choices)}")
@@ -42,6 +45,15 @@ def check_spec(spec: dict[str, Any]) -> None:
         raise InputError(f"ablation.from={spec['from']}: only design=one_factor starts somewhere, not {spec['design']}")
     if (spec["design"] == "listed") != bool(spec.get("arms")):
         raise InputError("ablation.arms: a list of arms {factor: level, ...} belongs to design=listed, and only to it")
+
+
+def check_named(group: str, spec: dict[str, Any], explained: str) -> None:
+    """A name, of which folders are made, and a question."""
+    for key in ("name", "question"):
+        if not spec.get(key):
+            raise InputError(f"{group}.{key}: is missing; {explained} explains every key")
+    if Path(name := str(spec["name"])).name != name:
+        raise InputError(f"{group}.name={name!r}: folders are called after it, so it can be no path")
 
 
 def read_factors(spec: dict[str, Any]) -> Factors:

@@ -167,8 +167,8 @@ def plan(overrides: list[str]) -> Ablation:
     combinations, start = combine(spec, factors, baseline)
     arms = [_arm(levels, factors, overrides) for levels in combinations]
     return Ablation(
-        name=spec["name"],
-        question=spec["question"],
+        name=str(spec["name"]),
+        question=str(spec["question"]),
         design=spec["design"],
         factors={name: sorted(levels, key=lambda level: level != baseline[name]) for name, levels in factors.items()},
         baseline=arm_name(start),

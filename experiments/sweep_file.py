@@ -25,9 +25,11 @@ Everything else in the file is a setting that all trials share.
 
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 from detr.errors import InputError
 from detr.schedule import parse_horizon
+from experiments.ablation_file import check_named
 from experiments.compose import compose, override_key
 from experiments.design import read_plan_only, read_seeds, read_workers
 from experiments.results.trust import MIN_CONFIGURATIONS
@@ -80,6 +82,13 @@ class Sweep:
         return {key: getattr(self, key) for key in keys} | {"space": space}
 
 
+def check_storage(address: str | None) -> None:
+    """Refuses a password: the command line is seen by others, and stored with the sweep."""
+    url = urlsplit(address or "")
+    if url.password or "password" in parse_qs(url.query):
+        raise InputError("storage: holds a password, which others would see; give it as PGPASSWORD or in ~/.pgpass")
+
+
 def read_sweep(overrides: list[str]) -> Sweep:
     """The sweep that the command line describes; InputError names a key or value that is wrong.
 
@@ -89,7 +98,9 @@ def read_sweep(overrides: list[str]) -> Sweep:
     spec = base["sweep"]
     for key in spec:
         known_key(f"sweep.{key}", key, KEYS)
-    for key in ("name", "question", "space", "rungs"):
+    check_named("sweep", spec, "experiments/sweep_file.py")
+    check_storage(base["storage"])
+    for key in ("space", "rungs"):
         if not spec.get(key):
             raise InputError(f"sweep.{key}: is missing; experiments/sweep_file.py explains every key")
     _check_shared(overrides, base)

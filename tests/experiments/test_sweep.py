@@ -315,7 +315,9 @@ def test_mistakes_are_answered_with_exit_code_2(inside, tmp_path, capsys):
         ([f"sweep={path}", "sweep.pruner=halfing"], "sweep.pruner='halfing': choose from halving"),
         (["sweep=lrclip"], "unknown sweep; did you mean lr_clip?"),
         ([], "sweep=: name a sweep"),
-        ([f"sweep={path}", "storage=foo://me:secret@host/x"], "storage=foo://me@host/x: cannot be opened"),
+        ([f"sweep={path}", "storage=foo://me@host/x"], "storage=foo://me@host/x: cannot be opened"),
+        ([f"sweep={path}", "storage=foo://me:secret@host/x"], "storage: holds a password"),
+        ([f"sweep={path}", "storage='foo://me@host/x?password=secret'"], "storage: holds a password"),
     ):
         assert main(arguments) == 2
         said = capsys.readouterr().err

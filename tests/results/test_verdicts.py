@@ -174,7 +174,7 @@ def test_a_factors_difference_is_paired_by_seed_and_needs_all_its_arms():
     assert seed_difference(frame[frame["arm"] != "r=b,c=y"], contrasts(DESIGN)[0]).n == 0
 
 
-def test_the_issues_example():
+def test_a_verdict_says_difference_interval_and_reason():
     frame = runs({"r=a,c=x": [0.300, 0.310, 0.290], "r=a,c=y": [0.305, 0.309, 0.289]}, **{"train/clip_fraction": 1.0})
     arms = {name: ARMS[name] for name in ("r=a,c=x", "r=a,c=y")}
     design = DESIGN | {"arms": arms, "factors": {"r": ["a"], "c": ["x", "y"]}, "margin": 0.5}
