@@ -43,9 +43,14 @@ class Folder:
 
 
 class Journal:
-    """Lines of JSON, each with its time, that are only ever added: a byte offset stays valid for good."""
+    """Lines of JSON, each with its time, that are only ever added: a byte offset stays valid for good.
+
+    InputError where the file is a link: a folder that somebody else made would have others' files read and written.
+    """
 
     def __init__(self, path: Path) -> None:
+        if path.is_symlink():
+            raise InputError(f"{path}: is a link; a run keeps its records itself")
         self.path = path
 
     @property

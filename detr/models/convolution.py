@@ -13,8 +13,6 @@ from torch import Tensor
 from torch.autograd.function import Function, FunctionCtx
 
 convolution_backward = torch.ops.aten.convolution_backward  # the library's, for any device and type
-
-
 Geometry = tuple[int, int, int]  # stride, padding, dilation
 
 

@@ -10,13 +10,12 @@ import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
-from experiments import names
 from experiments.results.contrasts import EXPLORATORY, PRIMARY, SECONDARY
 from experiments.results.evidence import Evidence, gather
 from experiments.results.report_html import page
 from experiments.results.report_latex import document
 from experiments.results.report_markdown import text
-from experiments.results.runs import newest_ablation, run_directory
+from experiments.results.runs import newest_ablation, report_folder
 from experiments.results.sections import sections, title
 from experiments.results.tables import arm_table, contrast_table
 from experiments.results.verdicts import Verdict
@@ -64,7 +63,7 @@ def report(store: Store, ablation: str | None, output: Path | None) -> tuple[Evi
         named = f"ablation named {ablation!r}" if ablation else "ablation"
         raise StoreError(f"{store.tracking_uri} has no {named}; python experiments/run.py ablation=lr_clip makes one")
     evidence = gather(store, run_id)
-    folder = output or run_directory(store, run_id) / names.REPORT
+    folder = output or report_folder(store, run_id)
     write(evidence, folder)
     return evidence, folder
 

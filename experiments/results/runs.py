@@ -52,11 +52,16 @@ def newest_ablation(store: Store, name: str | None = None) -> str | None:
     return found[0].run_id if found else None
 
 
-def run_directory(store: Store, run_id: str) -> Path:
-    """Folder in which the ablation with this parent run keeps its runs."""
+def report_folder(store: Store, run_id: str) -> Path:
+    """Where the report of the ablation or sweep with this parent run belongs: in the folder of its runs. StoreError
+    where that lies outside the run root, as that of another machine does, or of a store that somebody made up.
+    """
     reader = open_reader(store)
     tags = reader.run(run_id).tags if reader else {}
-    return Path(tags.get(names.RUN_DIRECTORY, store.run_root / run_id))
+    folder = Path(tags.get(names.RUN_DIRECTORY, store.run_root / run_id)) / names.REPORT
+    if not folder.resolve().is_relative_to(store.run_root.resolve()):
+        raise StoreError(f"{folder} is not below the run root {store.run_root}: give another folder with --output")
+    return folder
 
 
 def load_ablation(store: Store, run_id: str) -> AblationResults:

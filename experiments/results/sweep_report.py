@@ -14,6 +14,7 @@ import pandas as pd
 
 from experiments.results.report_html import page
 from experiments.results.report_markdown import text
+from experiments.results.runs import report_folder
 from experiments.results.sections import Plot, Section
 from experiments.results.sweep_figures import CAPTIONS, figures
 from experiments.results.sweeps import SweepResults, intermediate_frame, load_sweep, steps_saved, sweeps, trial_frame
@@ -208,7 +209,7 @@ def report(store: Store, name: str | None, output: Path | None) -> tuple[SweepRe
         raise StoreError(f"{store.tracking_uri} has no {named}; python experiments/sweep.py sweep=lr_clip makes one")
     newest = found.iloc[0]
     results = load_sweep(store, newest["run_id"])
-    folder = output or Path(newest["directory"]) / "report"
+    folder = output or report_folder(store, newest["run_id"])
     write(results, folder)
     return results, folder
 

@@ -62,10 +62,8 @@ class SweepResults:
 
 
 def sweeps(store: Store) -> pd.DataFrame:
-    """All sweeps of the store, newest first: run_id (of the parent), name, question, state, started, study, storage,
-    directory.
-    """
-    columns = ["run_id", "name", "question", "state", "started", "study", "storage", "directory"]
+    """All sweeps of the store, newest first: run_id (of the parent), name, question, state, started, study, storage."""
+    columns = ["run_id", "name", "question", "state", "started", "study", "storage"]
     reader = open_reader(store)
     found = reader.runs(store.sweeps, {names.SWEEP: None}) if reader else []
     rows = [
@@ -77,7 +75,6 @@ def sweeps(store: Store) -> pd.DataFrame:
             pd.Timestamp(run.started, unit="ms", tz="UTC"),
             run.tags[names.STUDY],
             run.tags[names.STORAGE],
-            run.tags.get(names.RUN_DIRECTORY, ""),
         )
         for run in found
     ]

@@ -82,6 +82,23 @@ def draw_two(dtype=torch.float64):
     return x, (*first, (1, 0, 1)), (weight, 0.5 + torch.rand(6, dtype=dtype), torch.randn(6, dtype=dtype), (2, 1, 1))
 
 
+@pytest.mark.parametrize("fixed", [(), (0,), (0, 1), (2,)], ids=["none", "x", "x and the first", "the second"])
+def test_two_convolutions_have_the_gradients_of_torch(fixed):
+    """Also where an input or a weight asks for none: the input of layer2 does not."""
+    x, first, second = draw_two()
+    inputs = [x, first[0], second[0]]
+    for i in fixed:
+        inputs[i].requires_grad_(False)
+    found = TwoScaledConvs2d.apply(x, *first, *second)
+    out = x
+    for weight, scale, bias, geometry in (first, second):
+        out = F.conv2d(out if weight is first[0] else out.relu(), weight * scale[:, None, None, None], bias, *geometry)
+    torch.testing.assert_close(found, out)
+    grad, wanted = torch.randn_like(out), [value for value in inputs if value.requires_grad]
+    for a, b in zip(*(torch.autograd.grad(y, wanted, grad) for y in (found, out)), strict=True):
+        torch.testing.assert_close(a, b)
+
+
 @pytest.mark.parametrize("precision", [torch.float64, torch.bfloat16])
 def test_two_convolutions_are_one_after_the_other(precision):
     x, first, second = draw_two(torch.float64 if precision == torch.float64 else torch.float32)

@@ -136,3 +136,12 @@ def test_json_is_replaced_in_one_step(tmp_path, monkeypatch):
         patch.setattr(Path, "write_text", lambda *_, **__: (_ for _ in ()).throw(OSError("full")))
         write_json(path, {"state": "finished"})
     assert read_json(path) == {"state": "running"}
+
+
+def test_records_that_are_a_link_are_neither_read_nor_written(make_run, nowhere, tmp_path):
+    directory, others = make_run(tmp_path / "runs"), tmp_path / "others"
+    others.write_text("theirs")
+    (directory.path / "records.jsonl").symlink_to(others)
+    assert worker(directory.path, nowhere, log=tmp_path / "worker.log") in (1, 2)
+    assert "records.jsonl: is a link" in (tmp_path / "worker.log").read_text() + directory.status.get("error", "")
+    assert others.read_text() == "theirs"

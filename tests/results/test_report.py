@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pandas as pd
@@ -254,3 +255,12 @@ def test_an_unknown_ablation_is_one_sentence(stored, capsys, monkeypatch):
     assert "has no ablation named 'nothing'" in capsys.readouterr().err
     with pytest.raises(StoreError):
         report(stored.store, "nothing", None)
+
+
+def test_a_report_is_not_written_outside_the_run_root(stored, tmp_path):
+    """As where the store is another machine's, or somebody made it up."""
+    stored.ablation(1, name="elsewhere")
+    store = replace(stored.store, run_root=tmp_path / "runs")
+    with pytest.raises(StoreError, match=r"is not below the run root .*--output"):
+        report(store, "elsewhere", None)
+    assert report(store, "elsewhere", tmp_path / "out")[1] == tmp_path / "out"
