@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.amp import custom_bwd, custom_fwd
 from torch.autograd.function import Function, FunctionCtx
 
-from detr.models.dropout import draw_kept, drop
+from detr.models.dropout import draw_kept, scale
 
 
 class MultiHeadAttention(nn.MultiheadAttention):
@@ -77,24 +77,26 @@ class AttentionWithDropout(Function):
         kept = draw_kept(torch.Size([*q.shape[:-1], k.shape[-2]]), p)
         ctx.save_for_backward(q, k, v, padding_mask, kept)
         ctx.p = p
-        return drop(_weights(q, k, padding_mask), kept, p) @ v
+        return _weights(q, k, padding_mask).mul_(kept) @ (v * scale(p))
 
     @staticmethod
     @custom_bwd(device_type="cpu")
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         """grad (B, heads, Q, c) -> the gradients of q, k and v."""
         q, k, v, padding_mask, kept = ctx.saved_tensors
+        grad = grad * scale(ctx.p)  # factors go to the small matrices
         weights = _weights(q, k, padding_mask)
-        of_v = drop(weights, kept, ctx.p).transpose(-2, -1) @ grad
-        of_weights = drop(grad @ v.transpose(-2, -1), kept, ctx.p)
-        of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype).div_(math.sqrt(q.shape[-1]))
-        return of_scores @ k, of_scores.transpose(-2, -1) @ q, of_v, None, None
+        of_v = (weights * kept).transpose(-2, -1) @ grad
+        of_weights = (grad @ v.transpose(-2, -1)).mul_(kept)
+        of_scores = torch._softmax_backward_data(of_weights, weights, -1, weights.dtype)
+        root = math.sqrt(q.shape[-1])
+        return of_scores @ (k / root), of_scores.transpose(-2, -1) @ (q / root), of_v, None, None
 
 
 def _weights(q: Tensor, k: Tensor, padding_mask: Tensor | None) -> Tensor:
     """(B, heads, Q, T), each row summing to 1 over the tokens that are not padding."""
     scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)
-    if padding_mask is not None:
+    if padding_mask is not None and padding_mask.any():
         scores.masked_fill_(padding_mask[:, None, None], float("-inf"))
     return scores.softmax(-1)
 
