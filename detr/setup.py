@@ -17,6 +17,7 @@ from detr.data.sampler import GroupingSampler, StreamSampler
 from detr.distributed import Peers, check_device
 from detr.errors import InputError
 from detr.evaluation import coco_classes
+from detr.heap import keep_freed_memory
 from detr.models import build_model
 from detr.optim import build_optimizer
 from detr.precision import grad_scaler, set_tf32
@@ -75,6 +76,8 @@ def _prepare_alone(config: RunConfig, peers: Peers) -> Setup:
         torch.set_num_threads(config.train.num_threads)
     device = choose_device(config.train.device)
     check_device(device)
+    if device.type == "cpu":
+        keep_freed_memory()
     if device.type == "cuda":
         set_tf32(config.train.precision == "tf32")
     elif config.train.precision == "tf32":

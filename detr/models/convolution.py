@@ -100,22 +100,24 @@ def weight_gradient(x: Tensor, grad: Tensor, size: int, stride: int, padding: in
     """The gradient (O, I, size, size) of a convolution's weights, for its input x (B, I, H, W) and the gradient
     (B, O, h, w) of its output.
 
-    Padded to one grid, the outputs and what they see at one place of the kernel lie a constant distance apart in
-    memory, so that each place is a product of two matrices that are there already.
+    On one grid, the outputs and what they see at one place of the kernel lie a constant distance apart in memory, so
+    that each place is a product of two matrices that are there already. Zeros at the end of each row and image are the
+    padding to the left of the next as well.
     """
     (height, width), (h, w) = x.shape[-2:], grad.shape[-2:]
-    rows, columns = (-(-(n + 2 * padding) // stride) for n in (height, width))
-    x = _padded(x, (padding, columns * stride - width - padding, padding, rows * stride - height - padding))
+    rows, columns = (max(m, -(-n // stride) - (-padding // stride)) for n, m in ((height, h), (width, w)))
+    x = _padded(x, (0, columns * stride - width, 0, rows * stride - height))
     outputs = _tokens(_padded(grad, (0, columns - w, 0, rows - h)))  # (B * rows * columns, O)
     result = grad.new_empty(outputs.shape[1], size, size, x.shape[1])
-    starts = sorted({i * dilation % stride for i in range(size)})
-    for i0, j0 in product(starts, repeat=2):
+    distances = [divmod(i * dilation - padding, stride) for i in range(size)]
+    for i0, j0 in product(sorted({start for _, start in distances}), repeat=2):
         inputs = _tokens(x[:, :, i0::stride, j0::stride])
-        for i, j in product(range(size), repeat=2):
-            (down, row), (right, column) = divmod(i * dilation, stride), divmod(j * dilation, stride)
+        for (i, (down, row)), (j, (right, column)) in product(enumerate(distances), repeat=2):
             if (row, column) == (i0, j0):
                 shift = down * columns + right
-                torch.mm(outputs[: len(outputs) - shift].t(), inputs[shift:], out=result[:, i, j])
+                seen = slice(max(0, shift), len(inputs) + min(0, shift))  # the others see padding
+                seeing = slice(seen.start - shift, seen.stop - shift)
+                torch.mm(outputs[seeing].t(), inputs[seen], out=result[:, i, j])
     return result.permute(0, 3, 1, 2)
 
 

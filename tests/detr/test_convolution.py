@@ -9,6 +9,9 @@ from detr.models.convolution import ScaledConv2d, TwoScaledConvs2d
 PLACES = {  # size, stride, padding, dilation
     "1x1": (1, 1, 0, 1),
     "1x1 every second": (1, 2, 0, 1),
+    "1x1 padded": (1, 1, 1, 1),
+    "2x2 padded": (2, 1, 1, 1),
+    "2x2 every second": (2, 2, 0, 1),
     "3x3": (3, 1, 1, 1),
     "3x3 every second": (3, 2, 1, 1),
     "3x3 dilated": (3, 1, 2, 2),
