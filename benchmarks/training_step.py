@@ -5,8 +5,9 @@ and the layers of torch and torchvision as they are by default, which is how the
 
 Two images of 480 x 640 with 10 objects each, random weights, all the official settings: forward pass, matching and the
 losses of 6 layers, backward pass, clipping, AdamW. All have the same parameters, of which the same ones train.
-bfloat16 is measured where the CPU computes in it. Memory is the peak of a process of its own above what it holds before
-the model is built.
+bfloat16 is measured where the CPU computes in it. Each side has a process of its own, as a training has, with what its
+steps leave behind in memory; they take turns. Memory is the peak of another process above what it holds before the
+model is built.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
@@ -28,6 +30,7 @@ from benchmarks.plain_detr import PlainDETR
 from benchmarks.table import Entry, interleave, ratio_and_spread, show
 from detr.config import ModelConfig
 from detr.criterion import SetCriterion
+from detr.heap import keep_freed_memory
 from detr.models import build_model
 from detr.optim import build_optimizer, clip_gradients
 from detr.precision import autocast
@@ -48,6 +51,7 @@ def draw_batch() -> tuple[Tensor, list[dict[str, Tensor]]]:
 
 def ours(precision: str = "float32") -> Callable[[], float]:
     """A step of the project's parts, as detr.step takes it."""
+    keep_freed_memory()
     images, targets = draw_batch()
     mask = torch.zeros(BATCH, HEIGHT, WIDTH, dtype=torch.bool)
     model = build_model(ModelConfig(pretrained=False)).train()
@@ -120,6 +124,28 @@ def computes_bfloat16() -> bool:
     return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
+@contextmanager
+def stepping(side: str) -> Iterator[Callable[[], None]]:
+    """A process of one side; the function has it take a step, and returns when it is done."""
+    command = [sys.executable, "-m", "benchmarks.training_step", "--serve", side]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
+
+        def step() -> None:
+            process.stdin.write("step\n")
+            if process.stdout.readline() != "done\n":
+                raise RuntimeError(f"the process of {side} has ended")
+
+        yield step
+        process.stdin.close()
+
+
+def serve(step: Callable[[], float]) -> None:
+    """Take a step for each line of the standard input."""
+    for _ in sys.stdin:
+        step()
+        print("done", flush=True)
+
+
 def memory(side: str) -> float:
     """Peak of a process that takes three steps, above what it held before, in MB."""
     output = subprocess.run(
@@ -144,7 +170,7 @@ def measure_memory(side: str) -> float:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    step = {"ours": ours, "theirs": theirs, "plain": plain}[side]()
+    step = SIDES[side]()
     for _ in range(3):
         step()
     finished.set()
@@ -152,19 +178,22 @@ def measure_memory(side: str) -> float:
     return (peak - before) / 2**20
 
 
+SIDES = {"ours": ours, "ours in bfloat16": lambda: ours("bfloat16"), "plain": plain, "theirs": theirs}
+PEERS = {"plain": PLAIN, "theirs": THEIRS}
+
+
 def entries(repetitions: int = 6) -> Iterator[Entry]:
     """Seconds of the step in each precision, then its memory."""
-    works = {"ours": ours(), THEIRS: theirs(), PLAIN: plain()}
-    if computes_bfloat16():
-        works["ours in bfloat16"] = ours("bfloat16")
-    seconds = interleave(works, repetitions)
+    sides = [side for side in SIDES if side != "ours in bfloat16" or computes_bfloat16()]
+    with ExitStack() as stack:
+        seconds = interleave({side: stack.enter_context(stepping(side)) for side in sides}, repetitions)
     for name, aim in (("ours", "1.25 x"), ("ours in bfloat16", "2.2 x")):
-        for other in (PLAIN, THEIRS) if name in works else ():
-            figures = {f"{key} (s)": statistics.median(seconds[key]) for key in (name, other)}
-            ratio, spread = ratio_and_spread(seconds[name], seconds[other])
+        for side, other in PEERS.items() if name in sides else ():
+            figures = {f"{key} (s)": statistics.median(seconds[key]) for key in (name, side)}
+            ratio, spread = ratio_and_spread(seconds[name], seconds[side])
             yield Entry("training step" + name.removeprefix("ours"), other, WORK, ratio, spread, aim, figures)
     peaks = [{side: memory(side) for side in ("ours", "plain", "theirs")} for _ in range(3)]
-    for side, other in (("plain", PLAIN), ("theirs", THEIRS)):
+    for side, other in PEERS.items():
         ratio, spread = ratio_and_spread([one[side] for one in peaks], [one["ours"] for one in peaks])
         figures = {f"{key} (MB)": statistics.median(one[key] for one in peaks) for key in ("ours", side)}
         yield Entry("memory of the training step, share", other, WORK, ratio, spread, "at most 0.8", figures)
@@ -173,11 +202,12 @@ def entries(repetitions: int = 6) -> Iterator[Entry]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--repetitions", type=int, default=6)
-    parser.add_argument(
-        "--memory", choices=["ours", "theirs", "plain"], help="measure the memory of one side and print it"
-    )
+    parser.add_argument("--memory", choices=SIDES, help="measure the memory of one side and print it")
+    parser.add_argument("--serve", choices=SIDES, help="take a step of one side for each line of the standard input")
     arguments = parser.parse_args()
     if arguments.memory:
         print(json.dumps(measure_memory(arguments.memory)))
+    elif arguments.serve:
+        serve(SIDES[arguments.serve]())
     else:
         show(entries(arguments.repetitions))

@@ -5,7 +5,7 @@ import os
 import platform
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-LARGEST = 32 * 2**20  # bytes; glibc takes no more
+LARGEST = 16 * 2**20  # bytes; of these the system gives and takes each, where the heap has no room
 
 
 def keep_freed_memory() -> None:
@@ -15,8 +15,7 @@ def keep_freed_memory() -> None:
     of a step of ResNet-50 (docs/performance.md). Does nothing with another C library, or where the environment sets how
     glibc gives out memory.
     """
-    settings = os.environ
-    if platform.libc_ver()[0] != "glibc" or "GLIBC_TUNABLES" in settings or any(n.startswith("MALLOC_") for n in settings):
+    if platform.libc_ver()[0] != "glibc" or any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
         return
     mallopt = ctypes.CDLL(None).mallopt
     mallopt(M_MMAP_THRESHOLD, LARGEST)

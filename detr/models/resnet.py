@@ -61,7 +61,8 @@ class ResNet(resnet.ResNet):
         self.num_channels = self.fc.in_features
         del self.avgpool, self.fc
         if block is Bottleneck:
-            self.layer2[0].recomputes = True  # where it frees the most memory for its work
+            for bottleneck in self.layer2:  # where it frees the most memory for its work
+                bottleneck.recomputes = True
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, num_channels, H / 32, W / 32); / 16 when dilated."""

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from detr.config import ModelConfig
-from detr.models.dropout import Dropout
+from detr.models.dropout import Dropout, relu_dropout
 
 
 class Memory(NamedTuple):
@@ -43,8 +43,7 @@ class _Layer(nn.Module):
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """(..., d) -> (..., d)."""
-        # Dropout before the ReLU is the same function, and the ReLU's output is all that the backward pass needs.
-        return self.linear2(self.dropout(self.linear1(x)).relu_())
+        return self.linear2(relu_dropout(self.linear1(x), self.dropout.p if self.training else 0.0))
 
 
 class EncoderLayer(_Layer):

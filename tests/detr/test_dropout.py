@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from detr.models.dropout import Dropout, dropout
+from detr.models.dropout import Dropout, draw_kept, drop, dropout, relu_dropout
 
 N = 400_000
 
@@ -16,6 +16,11 @@ def test_rate_and_mean(p):
     assert abs(dropped - p) < 5 * (p * (1 - p) / N) ** 0.5
     assert found.max().item() == pytest.approx(1 / (1 - p), rel=2e-4)
     assert found.unique().numel() == 2
+
+
+def test_rates_that_round_to_all_or_none():
+    assert draw_kept(torch.Size([1000]), 1e-6).all()
+    assert not draw_kept(torch.Size([1000]), 1 - 1e-6).all()
 
 
 def test_elements_of_one_draw_are_independent():
@@ -38,6 +43,22 @@ def test_gradient_passes_where_the_value_did():
     out.sum().backward()
     torch.testing.assert_close(x.grad, torch.where(out == 0, 0.0, 2.0))
     torch.testing.assert_close(out, x.detach() * x.grad)
+
+
+def test_after_relu_it_is_the_same_and_keeps_its_output_alone():
+    x, grad = torch.randn(7, 5, requires_grad=True), torch.randn(7, 5)
+    torch.manual_seed(0)
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        found = relu_dropout(x, 0.5)
+    torch.manual_seed(0)
+    expected = drop(x.relu(), draw_kept(x.shape, 0.5), 0.5)
+    assert torch.equal(found, expected)
+    assert (found == 0).any()
+    assert len(kept) == 1
+    assert torch.equal(kept[0], found)
+    assert torch.equal(*(torch.autograd.grad(y, x, grad)[0] for y in (found, expected)))
+    assert torch.equal(relu_dropout(x.detach().clone(), 0.0), x.relu())
 
 
 def test_repeatable_and_of_any_size():

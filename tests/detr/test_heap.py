@@ -16,7 +16,7 @@ from detr.heap import keep_freed_memory
 if sys.argv[1] == "keep":
     keep_freed_memory()
 before = psutil.Process().memory_info().rss
-tensors = [torch.ones(5_000_000) for _ in range(4)]
+tensors = [torch.ones(2_500_000) for _ in range(8)]
 tensors.clear()
 print((psutil.Process().memory_info().rss - before) / 80_000_000)
 """
