@@ -5,7 +5,7 @@ import os
 import platform
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
-LARGEST = 16 * 2**20  # bytes; of these the system gives and takes each, where the heap has no room
+LARGEST = 16 * 2**20  # bytes; larger ones are the system's where the heap has no room, which leaves fewer holes in it
 
 
 def keep_freed_memory() -> None:
