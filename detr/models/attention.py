@@ -96,7 +96,7 @@ class AttentionWithDropout(Function):
 def _weights(q: Tensor, k: Tensor, padding_mask: Tensor | None) -> Tensor:
     """(B, heads, Q, T), each row summing to 1 over the tokens that are not padding."""
     scores = (q / math.sqrt(q.shape[-1])) @ k.transpose(-2, -1)
-    if padding_mask is not None and padding_mask.any():
+    if padding_mask is not None:
         scores.masked_fill_(padding_mask[:, None, None], float("-inf"))
     return scores.softmax(-1)
 
