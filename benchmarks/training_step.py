@@ -135,8 +135,7 @@ def stepping(side: str) -> Iterator[Callable[[], None]]:
             if process.stdout.readline() != "done\n":
                 raise RuntimeError(f"the process of {side} has ended")
 
-        yield step
-        process.stdin.close()
+        yield step  # the end of its input ends it
 
 
 def serve(step: Callable[[], float]) -> None:

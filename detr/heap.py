@@ -11,9 +11,9 @@ LARGEST = 16 * 2**20  # bytes; larger ones are the system's where the heap has n
 def keep_freed_memory() -> None:
     """Have the process keep what tensors free, for those of its next step.
 
-    glibc gives large blocks back to the system, which fills every page with zeros when it is asked for again: 6 to 10 %
+    glibc gives large blocks back to the system, which fills every page with zeros when it is asked for again: 2 to 9 %
     of a step of ResNet-50 (docs/performance.md). Does nothing with another C library, or where the environment sets how
-    glibc gives out memory.
+    glibc gives out memory (MALLOC_*, GLIBC_TUNABLES).
     """
     if platform.libc_ver()[0] != "glibc" or any(name.startswith(("MALLOC_", "GLIBC_TUNABLES")) for name in os.environ):
         return

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.amp import custom_bwd, custom_fwd
 from torch.autograd.function import Function, FunctionCtx
 
-from detr.models.dropout import draw_kept, scale
+from detr.models.dropout import draw_kept, dropout_scale
 
 
 class MultiHeadAttention(nn.MultiheadAttention):
@@ -77,14 +77,14 @@ class AttentionWithDropout(Function):
         kept = draw_kept(torch.Size([*q.shape[:-1], k.shape[-2]]), p)
         ctx.save_for_backward(q, k, v, padding_mask, kept)
         ctx.p = p
-        return _weights(q, k, padding_mask).mul_(kept) @ (v * scale(p))
+        return _weights(q, k, padding_mask).mul_(kept) @ (v * dropout_scale(p))
 
     @staticmethod
     @custom_bwd(device_type="cpu")
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         """grad (B, heads, Q, c) -> the gradients of q, k and v."""
         q, k, v, padding_mask, kept = ctx.saved_tensors
-        grad = grad * scale(ctx.p)  # factors go to the small matrices
+        grad = grad * dropout_scale(ctx.p)  # factors go to the small matrices
         weights = _weights(q, k, padding_mask)
         of_v = (weights * kept).transpose(-2, -1) @ grad
         of_weights = (grad @ v.transpose(-2, -1)).mul_(kept)

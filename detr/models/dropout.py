@@ -16,10 +16,12 @@ def dropout(x: Tensor, p: float) -> Tensor:
 
 
 def relu_dropout(x: Tensor, p: float) -> Tensor:
-    """dropout(relu(x)); x may be overwritten. On a CPU its output is all that it keeps for the backward pass."""
+    """dropout(relu(x)) of any shape; x may be overwritten. On a CPU its output is all that it keeps for the backward
+    pass; elsewhere a mask beside it, since dropout comes first, which is the same function.
+    """
     if not p:
         return x.relu_()
-    return ReLUDropout.apply(x, p) if x.device.type == "cpu" else F.dropout(x.relu_(), p)
+    return ReLUDropout.apply(x, p) if x.device.type == "cpu" else F.dropout(x, p).relu_()
 
 
 class ReLUDropout(Function):
@@ -37,7 +39,7 @@ class ReLUDropout(Function):
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor, None]:
         """The gradient of x."""
         (out,) = ctx.saved_tensors
-        return threshold_backward(grad, out, 0).mul_(scale(ctx.p)), None
+        return threshold_backward(grad, out, 0).mul_(dropout_scale(ctx.p)), None
 
 
 def draw_kept(shape: torch.Size, p: float) -> Tensor:
@@ -53,10 +55,10 @@ def draw_kept(shape: torch.Size, p: float) -> Tensor:
 
 def drop(x: Tensor, kept: Tensor, p: float) -> Tensor:
     """x where `kept` is 1, scaled by the rounded 1 / (1 - p), and 0 elsewhere."""
-    return (x * kept).mul_(scale(p))
+    return (x * kept).mul_(dropout_scale(p))
 
 
-def scale(p: float) -> float:
+def dropout_scale(p: float) -> float:
     """By which the elements that stay are multiplied."""
     return 2**16 / _num_kept(p)
 

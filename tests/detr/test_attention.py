@@ -46,11 +46,15 @@ def test_training_differs_from_evaluation_by_the_dropped_weights_alone(mask, mon
     query, key, value = tokens()
     expected = module.eval()(query, key, value, mask)
     assert not torch.allclose(module.train()(query, key, value, mask), expected)
-    draws = []
+    draws, seen, compute = [], [], attention._weights
     monkeypatch.setattr(attention, "draw_kept", lambda *draw: draws.append(draw) or torch.ones(draw[0]).byte())
-    monkeypatch.setattr(attention, "scale", lambda p: 1.0)
+    monkeypatch.setattr(attention, "dropout_scale", lambda p: 1.0)
+    monkeypatch.setattr(attention, "_weights", lambda *given: seen.append(compute(*given)) or seen[-1])
     torch.testing.assert_close(module(query, key, value, mask), expected)
-    assert draws == [((2, 2, 5, 6), 0.5)]
+    (weights,) = seen
+    assert draws == [(weights.shape, 0.5)]
+    torch.testing.assert_close(weights.sum(-1), torch.ones(2, 2, 5, dtype=torch.float64))
+    assert mask is None or (weights[1, ..., 2:] == 0).all()
 
 
 @pytest.mark.parametrize("mask", [None, PADDING], ids=["no padding", "padding"])
