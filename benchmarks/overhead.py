@@ -1,63 +1,83 @@
-"""What tracking, diagnostics and checkpoints cost together: trainings with all of them, and with none, in turns. And
+"""What tracking, diagnostics and checkpoints cost together: a training with all of them, and the same with none. And
 what tracking costs while its server is down.
 
-    .venv/bin/python -m benchmarks.overhead
+    .venv/bin/python -m benchmarks.overhead                a whole arm of the built-in ablation, one thread (9 min)
+    .venv/bin/python -m benchmarks.overhead --steps 450    a short one, in which what is done once a run weighs more
 
-A tenth of an arm of the built-in ablation on one thread: 450 of 4500 steps and the evaluation after them. What is done
-once a run (its MLflow run, the settings) counts ten times as much here; the store is there already. Figures are CPU
-time of the process, the uploading thread included. benchmarks/diagnostics.py tells the part of the diagnostics.
+The run is executed as by the worker that `launch` starts; the store is there already. The two trainings take turns
+record by record, so that what else the machine does falls on both, and what happens beside them every few seconds is
+as many times further apart. Figures are CPU time, of the threads beside the training too. benchmarks/diagnostics.py
+tells the part of the diagnostics.
 """
 
 import argparse
-import statistics
 import tempfile
 import time
-from collections import deque
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import replace
-from itertools import islice
+from itertools import pairwise
 from pathlib import Path
-
-import psutil
+from unittest import mock
 
 from benchmarks.diagnostics import configuration
-from benchmarks.table import Entry, interleave, ratio_and_spread, show
+from benchmarks.table import Entry, ratio_and_spread, show
 from detr.config import RunConfig
-from detr.train import train
-from experiments import tracking
+from detr.train import Record, train
+from experiments import machine, tracking, uploader
 from experiments.design import Run
 from experiments.folder import Folder
 from experiments.rundir import RunDirectory
 from experiments.store import ROOT, Store, load_store
-from experiments.uploader import Uploader
+from experiments.worker import execute
 
 SQLITE, NOWHERE = "sqlite:///store/mlflow.db", "http://127.0.0.1:9"  # of mlflow.yaml; a server that is down
+EVALUATIONS = 10
 
 
-def tracked(config: RunConfig, steps: int, store: Store) -> float:
-    """The first steps of a training as a run of an ablation has it: run directory, journal, checkpoints, MLflow.
-    Returns the CPU time of the uploading thread in s.
-    """
+def run_directory(config: RunConfig, store: Store) -> RunDirectory:
+    """A run of an ablation that has nothing else."""
     store.run_root.mkdir(parents=True, exist_ok=True)
     above = Path(tempfile.mkdtemp(dir=store.run_root))
     Folder(above).update(state="running")
     Folder(above).track("overhead", {tracking.ABLATION: "overhead"}, experiment="ablations")
-    directory = RunDirectory.create(Run("arm,seed=0", "arm", {}, config, "0", above / "arm" / "seed-0"), above)
-    directory.begin()
-    with Uploader(store, [above, directory.path]) as uploader:
-        with closing(directory.train()) as records:
-            deque(islice(records, steps + 1), maxlen=0)
-        threads = {thread.id: thread.user_time + thread.system_time for thread in psutil.Process().threads()}
-        directory.update(state="stopped", error="")
-    assert bool(uploader.fault) == (store.tracking_uri == NOWHERE), uploader.fault
-    return threads[uploader.thread.native_id]
+    return RunDirectory.create(Run("arm,seed=0", "arm", {}, config, "0", above / "arm" / "seed-0"), above)
 
 
-def bare(config: RunConfig, steps: int) -> None:
-    """The same training without anything beside it."""
-    with closing(train(replace(config, train=replace(config.train, diagnostics=False)))) as records:
-        deque(islice(records, steps + 1), maxlen=0)
+def in_turns(config: RunConfig, store: Store) -> list[tuple[float, float]]:
+    """CPU time in s of a run and of the bare training, from each evaluation to the next, the end with the last."""
+    bare, seconds = train(replace(config, train=replace(config.train, diagnostics=False))), 0.0
+    marks = [(time.process_time(), 0.0)]
+
+    def follow(records: Iterator[Record]) -> str:
+        nonlocal seconds
+        for record in records:
+            begin = time.thread_time()
+            next(bare)
+            seconds += time.thread_time() - begin
+            if "val/loss" in record.metrics:
+                marks.append((time.process_time(), seconds))
+        return "finished"
+
+    with (
+        mock.patch.object(uploader, "SEND_SECONDS", 2 * uploader.SEND_SECONDS),
+        mock.patch.object(machine, "SAMPLE_SECONDS", 2 * machine.SAMPLE_SECONDS),
+    ):
+        assert execute(run_directory(config, store), store, follow) == "finished"
+    marks[-1] = time.process_time(), seconds
+    parts = [(end[0] - begin[0], end[1] - begin[1]) for begin, end in pairwise(marks)]
+    return [(both - alone, alone) for both, alone in parts]
+
+
+def beside(config: RunConfig, store: Store, steps: int) -> tuple[float, float]:
+    """CPU time in s of a run's first steps, and of the threads beside them."""
+
+    def follow(records: Iterator[Record]) -> str:
+        return next("stopped" for record in records if record.step == steps)
+
+    whole, own = time.process_time(), time.thread_time()
+    assert execute(run_directory(config, store), store, follow) == "stopped"
+    own = time.thread_time() - own
+    return own, time.process_time() - whole - own
 
 
 def store_at(folder: Path, tracking_uri: str = SQLITE) -> Store:
@@ -67,33 +87,30 @@ def store_at(folder: Path, tracking_uri: str = SQLITE) -> Store:
     return load_store(folder / "mlflow.yaml")
 
 
-def entries(repetitions: int = 3, steps: int = 450) -> Iterator[Entry]:
-    """The share of CPU time that all of them add, and that of tracking alone while its server is down."""
-    work = f"{steps} of {10 * steps} steps and an evaluation of model=small data=shapes, one thread, CPU time"
-    down: list[float] = []
+def entries(steps: int = 4500) -> Iterator[Entry]:
+    """The share of CPU time that all of them add, and that of the threads beside while MLflow's server is down."""
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        config = configuration(root, 10 * steps, evaluations=10, num_val=300, every=200)
-        store, none = store_at(root / "store"), store_at(root / "none", NOWHERE)
-        works = {
-            "with": lambda: tracked(config, steps, store),
-            "without": lambda: bare(config, steps),
-            "server down": lambda: down.append(tracked(config, steps, none)),
-        }
-        seconds = interleave(works, repetitions, time.process_time)
-    ratio, spread = ratio_and_spread(seconds["without"], seconds["with"])
-    figures = {f"{key} (s)": statistics.median(seconds[key]) for key in ("with", "without")}
-    what = "tracking, diagnostics and checkpoints, share of a training"
-    yield Entry(what, "training with them off", work, ratio - 1, spread, "below 0.03", figures)
-    ratio, spread = ratio_and_spread(seconds["server down"], down[1:])  # the first one warmed up
-    figures = {"thread (s)": statistics.median(down[1:]), "training (s)": statistics.median(seconds["server down"])}
-    yield Entry("tracking while its server is down, share of a training", "the training", work, ratio, spread,
-                "below 0.01", figures)  # fmt: skip
+        store, nowhere = store_at(root / "store"), store_at(root / "nowhere", NOWHERE)
+        in_turns(configuration(root, 2, evaluations=1, num_val=300, every=1), store)  # makes the store, warms up
+        config = configuration(root, steps, EVALUATIONS, num_val=300, every=200)
+        parts = in_turns(config, store)
+        training, threads = beside(config, nowhere, steps // EVALUATIONS)
+    work = "model=small data=shapes, one thread, CPU time"
+    run, bare = map(sum, zip(*parts, strict=True))
+    _, spread = ratio_and_spread([alone for _, alone in parts], [both for both, _ in parts])
+    (first, first_bare), *_ = parts
+    figures = {"with (s)": run, "without (s)": bare, "first tenth, with (s)": first}
+    figures["first tenth, without (s)"] = first_bare
+    yield Entry("tracking, diagnostics and checkpoints, share of a training", "training with them off",
+                f"{steps} steps and {EVALUATIONS} evaluations of {work}", run / bare - 1, spread,
+                "below 0.03", figures)  # fmt: skip
+    yield Entry("tracking while its server is down, share of a training", "the training",
+                f"{steps // EVALUATIONS} of {steps} steps of {work}", threads / training, None,
+                "below 0.01", {"threads (s)": threads, "training (s)": training})  # fmt: skip
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--repetitions", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=450)
-    arguments = parser.parse_args()
-    show(entries(arguments.repetitions, arguments.steps))
+    parser.add_argument("--steps", type=int, default=4500)
+    show(entries(parser.parse_args().steps))

@@ -71,6 +71,15 @@ class Journal:
 
         InputError names file and offset of a line that no journal has.
         """
+        for text in self._texts(offset):
+            yield self._parse(text, offset), offset + len(text)
+            offset += len(text)
+
+    def count(self, offset: int = 0) -> int:
+        """Complete lines from the byte `offset` on, whatever is in them."""
+        return sum(1 for _ in self._texts(offset))
+
+    def _texts(self, offset: int) -> Iterator[bytes]:
         try:
             file = self.path.open("rb")
         except FileNotFoundError:
@@ -82,8 +91,7 @@ class Journal:
             for text in file:
                 if not text.endswith(b"\n"):
                     return
-                yield self._parse(text, offset), offset + len(text)
-                offset += len(text)
+                yield text
 
     @property
     def end(self) -> int:

@@ -11,7 +11,6 @@ and what `experiments.folder` lists.
 
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -82,13 +81,14 @@ class RunDirectory(Folder):
         After a kill the steps since that checkpoint come again. They are in the journal already, and stay as they are:
         its lines are never taken back, since MLflow may have them.
         """
-        last = self.records.repair()
+        journal = self.records
+        last = journal.repair()
         reached = place(last) if last else (0, False)
         # A checkpoint is of records that were there. A power failure may take the last of them, if flushed later.
         discard_after(self.path / "checkpoints", reached[0])
         with closing(train(self.config, self.path)) as records:
             for record in records:
-                line = asdict(record)
+                line = vars(record)
                 if place(line) > reached:
-                    self.records.append(line, flush=place(line)[1])
+                    journal.append(line, flush=place(line)[1])
                 yield record

@@ -128,7 +128,7 @@ def left(path: Path) -> str:
     if not (path / TRACKED).exists():
         return ""
     known, parts = noted(path), []
-    lines = sum(1 for name in JOURNALS for _ in Journal(path / name).lines(_reached(known, name)[0]))
+    lines = sum(Journal(path / name).count(_reached(known, name)[0]) for name in JOURNALS)
     if lines:
         parts.append(f"{lines} records")
     if count := len(changed_files(path, known)):

@@ -15,7 +15,6 @@ import torch
 
 import detr.checkpoint
 import detr.train
-import experiments.rundir
 from detr.criterion import SetCriterion
 from experiments.worker import main
 
@@ -24,7 +23,7 @@ PROCESSES.set_forkserver_preload(["experiments.worker", "mlflow.store.tracking.s
 
 PLACES = {
     "micro-batch": (SetCriterion, "total"),  # once a micro-batch, and once a batch of a validation
-    "record": (experiments.rundir, "asdict"),  # of each record, before it is written
+    "record": (detr.train, "record"),  # of each record, before it is written
     "validation": (detr.train, "evaluate_coco"),
     "flush": (detr.checkpoint, "_flush"),  # of each file and folder of a checkpoint, and of the best weights
     "clean-up": (detr.checkpoint, "checkpoints"),  # after a checkpoint was renamed
