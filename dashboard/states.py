@@ -45,7 +45,7 @@ def empty_store(store: Store) -> None:
     """No ablation has been started."""
     say(
         "info",
-        f"No ablation has been run yet in {store.tracking_uri}. This one trains four arms in about ten minutes:",
+        f"No ablation has been run yet in {store.address}. This one trains four arms in about ten minutes:",
         "python experiments/run.py ablation=lr_clip",
     )
 

@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from detr.errors import InputError
+from experiments.names import TRACKED
 
-STATUS, TRACKED, UPLOADED = "status.json", "tracked.json", "uploaded.json"
+STATUS, UPLOADED = "status.json", "uploaded.json"
 STATES = ("planned", "running", "finished", "failed", "stopped", "pruned")
 
 

@@ -148,4 +148,4 @@ def report(store: Store, folder: Path, console: Console) -> None:
     output = folder / tracking.REPORT
     write(evidence, output)
     console.print(f"report           {output / 'report.html'}, report.md, report.tex, *.csv")
-    console.print(f"MLflow           {store.tracking_uri}\nnext             make ui")
+    console.print(f"MLflow           {store.address}\nnext             make ui")

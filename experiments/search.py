@@ -26,8 +26,8 @@ from experiments.results.sweep_report import best_table, spoken, title, write
 from experiments.results.sweeps import PARENT, SweepResults
 from experiments.sampling import build_pruner, build_sampler
 from experiments.stop import Stop
-from experiments.store import Store, load_store
-from experiments.study import open_storage, storage_address, study_name, without_password
+from experiments.store import Store, load_store, without_password
+from experiments.study import open_storage, storage_address, study_name
 from experiments.sweep_display import SweepDisplay, show_plan
 from experiments.sweep_file import Sweep, read_sweep
 from experiments.sweep_space import check_space, config_of
@@ -98,8 +98,7 @@ def share_parent(study: Study, folder: Path, store: Store) -> None:
 
     Those that share the study's database but no tracking server have a run of their own each.
     """
-    address = without_password(store.tracking_uri)
-    key = f"{PARENT} {f'{platform.node()} {address}' if store.database else address}"
+    key = f"{PARENT} {f'{platform.node()} {store.address}' if store.database else store.address}"
     if run_id := study.user_attrs.get(key):
         if not noted(folder)["run_id"]:
             write_json(folder / UPLOADED, {"run_id": run_id})
@@ -194,4 +193,4 @@ def report(sweep: Sweep, store: Store, phase: Phase, console: Console) -> None:
     address = without_password(storage_address(sweep, store))
     console.print(f"report           {output / 'report.html'}, report.md, *.csv")
     console.print(f"Optuna           optuna-dashboard {address}")
-    console.print(f"MLflow           {store.tracking_uri}\nnext             make ui")
+    console.print(f"MLflow           {store.address}\nnext             make ui")

@@ -5,14 +5,16 @@ import os
 import sqlite3
 import sys
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import yaml
 from filelock import FileLock
 
 ROOT = Path(__file__).resolve().parents[1]
-SQLITE = "sqlite:///"
+SQLITE, HTTP = "sqlite:///", ("http://", "https://")
 
 
 class StoreError(ValueError):
@@ -35,7 +37,12 @@ class Store:
     @property
     def is_server(self) -> bool:
         """Whether an MLflow server stands between us and its database."""
-        return self.tracking_uri.startswith(("http://", "https://"))
+        return self.tracking_uri.startswith(HTTP)
+
+    @property
+    def address(self) -> str:
+        """The tracking_uri as it may be shown."""
+        return without_password(self.tracking_uri)
 
     @property
     def artifact_uri(self) -> str | None:
@@ -62,6 +69,11 @@ def load_store(path: Path | None = None) -> Store:
     uri = os.environ.get("MLFLOW_TRACKING_URI") or _get(path, content, "tracking_uri", str)
     if uri.startswith(SQLITE):
         uri = SQLITE + str(path.parent / uri.removeprefix(SQLITE))
+    if uri.startswith(HTTP) and urlsplit(uri).password:  # MLflow's own messages have the address
+        raise StoreError(
+            f"{path}: tracking_uri, or MLFLOW_TRACKING_URI, holds a password, which messages would show; give it as "
+            "MLFLOW_TRACKING_PASSWORD, and the name as MLFLOW_TRACKING_USERNAME"
+        )
     artifacts = os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT") or _get(path, content, "artifact_root", str)
     return Store(
         tracking_uri=uri,
@@ -82,6 +94,30 @@ def _get(path: Path, content: Any, key: str, kind: type) -> Any:
     if not isinstance(value, kind):
         raise StoreError(f"{path}: {key} must be a {kind.__name__}, not {value!r}")
     return value
+
+
+def with_driver(address: str) -> str:
+    """postgresql:// with the driver that is installed; which one SQLAlchemy takes by itself depends on its release."""
+    for driver in ("psycopg", "psycopg2"):
+        if address.startswith("postgresql://") and find_spec(driver):
+            return address.replace("postgresql", f"postgresql+{driver}", 1)
+    return address
+
+
+def without_password(address: str) -> str:
+    """The address as it may be shown and stored."""
+    if "://" not in address or address.startswith(SQLITE):
+        return address
+    import sqlalchemy  # takes a fifth of a second, and most commands show no address
+
+    try:
+        url = sqlalchemy.make_url(address)
+    except sqlalchemy.exc.ArgumentError:
+        return "(not a URL)"
+    return sqlalchemy.URL.create(
+        url.drivername, url.username, host=url.host, port=url.port, database=url.database,
+        query={key: value for key, value in url.query.items() if not key.endswith("password")},
+    ).render_as_string()  # fmt: skip
 
 
 def initialise(store: Store) -> None:
@@ -125,7 +161,7 @@ def server_arguments(store: Store) -> list[str]:
 def serve(store: Store) -> None:
     """Replace this process by the MLflow UI on the store."""
     if store.is_server:
-        raise StoreError(f"tracking_uri={store.tracking_uri} is a server, and has a UI of its own")
+        raise StoreError(f"tracking_uri={store.address} is a server, and has a UI of its own")
     initialise(store)
     os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     print(f"MLflow UI: http://{store.host}:{store.port}", flush=True)  # noqa: T201

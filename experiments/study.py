@@ -1,7 +1,6 @@
 """The Optuna study of a sweep and the storage that it is kept in."""
 
 import warnings
-from importlib.util import find_spec
 from pathlib import Path
 
 import optuna
@@ -16,7 +15,7 @@ from optuna.storages.journal import JournalFileBackend
 from detr.errors import InputError
 from experiments.design import digest, identity
 from experiments.sampling import SeededByPlace
-from experiments.store import SQLITE, Store
+from experiments.store import SQLITE, Store, with_driver, without_password
 from experiments.sweep_file import Sweep
 from experiments.sweep_space import config_of
 
@@ -51,27 +50,6 @@ def open_storage(address: str, sweep: Sweep, store: Store) -> BaseStorage:
     except sqlalchemy.exc.SQLAlchemyError as error:
         reason = str(error).splitlines()[0]
         raise InputError(f"storage={without_password(address)}: cannot be opened ({reason})") from None
-
-
-def without_password(address: str) -> str:
-    """The address as it may be shown and stored."""
-    if "://" not in address:
-        return address
-    try:
-        url = sqlalchemy.make_url(address)
-    except sqlalchemy.exc.ArgumentError:
-        return "(not a URL)"
-    return sqlalchemy.URL.create(
-        url.drivername, url.username, host=url.host, port=url.port, database=url.database, query=url.query
-    ).render_as_string()
-
-
-def with_driver(address: str) -> str:
-    """postgresql:// with the driver that is installed; which one SQLAlchemy takes by itself depends on its release."""
-    for driver in ("psycopg", "psycopg2"):
-        if address.startswith("postgresql://") and find_spec(driver):
-            return address.replace("postgresql", f"postgresql+{driver}", 1)
-    return address
 
 
 def sweep_identity(sweep: Sweep) -> str:

@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return sync(store, given or [store.run_root])
     except Exception as error:  # HTTP, SQL, files: what a tracking server that is away may raise has no common class
-        sys.stderr.write(f"error: {store.tracking_uri} cannot be reached ({str(error).partition(chr(10))[0][:300]})\n")
+        sys.stderr.write(f"error: {store.address} cannot be reached ({str(error).partition(chr(10))[0][:300]})\n")
         return 1
 
 

@@ -13,7 +13,8 @@ from mlflow.entities import Metric
 
 from detr.errors import InputError
 from experiments import tracking
-from experiments.folder import TRACKED, UPLOADED, Folder, Journal, place, read_json, write_json
+from experiments.folder import UPLOADED, Folder, Journal, place, read_json, write_json
+from experiments.names import TRACKED
 from experiments.tracking import BATCH, Tracker
 
 JOURNALS = (tracking.RECORDS, tracking.SYSTEM)

@@ -14,7 +14,7 @@ def render() -> None:
     st.title("Sweeps")
     known = data.sweeps()
     if known.empty:
-        states.say("info", f"No sweep has been run yet in {data.store().tracking_uri}. This one searches peak lr and "
+        states.say("info", f"No sweep has been run yet in {data.store().address}. This one searches peak lr and "
                    "clip norm of two recipes:", "python experiments/sweep.py sweep=lr_clip workers=2")  # fmt: skip
         return
     labels = (known["name"] + " " + known["run_id"].str[:8]).tolist()

@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlparse
 import numpy as np
 import pandas as pd
 
-from experiments.store import Store, StoreError
+from experiments.store import Store, StoreError, without_password
 
 LARGEST = 1.7976931348623157e308  # MLflow stores infinity as this
 POINT = np.dtype([("run", "i4"), ("step", "i8"), ("time", "i8"), ("value", "f8"), ("nan", "?")])
@@ -214,8 +214,8 @@ class ClientReader:
         except (MlflowException, SQLAlchemyError) as error:
             reason = str(error).splitlines()[0]
             raise StoreError(
-                f"{self.tracking_uri} cannot be read ({reason}); is the tracking server running, and tracking_uri in "
-                "mlflow.yaml its address?"
+                f"{without_password(self.tracking_uri)} cannot be read ({reason}); is the tracking server running, and "
+                "tracking_uri in mlflow.yaml its address?"
             ) from error
 
 

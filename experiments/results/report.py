@@ -61,7 +61,7 @@ def report(store: Store, ablation: str | None, output: Path | None) -> tuple[Evi
     run_id = newest_ablation(store, ablation)
     if run_id is None:
         named = f"ablation named {ablation!r}" if ablation else "ablation"
-        raise StoreError(f"{store.tracking_uri} has no {named}; python experiments/run.py ablation=lr_clip makes one")
+        raise StoreError(f"{store.address} has no {named}; python experiments/run.py ablation=lr_clip makes one")
     evidence = gather(store, run_id)
     folder = output or report_folder(store, run_id)
     write(evidence, folder)

@@ -206,7 +206,7 @@ def report(store: Store, name: str | None, output: Path | None) -> tuple[SweepRe
     found = found[found["name"] == name] if name else found
     if found.empty:
         named = f"sweep named {name!r}" if name else "sweep"
-        raise StoreError(f"{store.tracking_uri} has no {named}; python experiments/sweep.py sweep=lr_clip makes one")
+        raise StoreError(f"{store.address} has no {named}; python experiments/sweep.py sweep=lr_clip makes one")
     newest = found.iloc[0]
     results = load_sweep(store, newest["run_id"])
     folder = output or report_folder(store, newest["run_id"])

@@ -13,7 +13,7 @@ from typing import Any
 
 import optuna
 import pandas as pd
-import sqlalchemy.exc
+import sqlalchemy
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
@@ -21,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from experiments import names
 from experiments.results.reader import open_reader
-from experiments.store import Store, StoreError
+from experiments.store import SQLITE, Store, StoreError, with_driver, without_password
 
 # attributes of a trial
 PLACE = "place"  # see above
@@ -90,8 +90,8 @@ def load_sweep(store: Store, run_id: str) -> SweepResults:
             f"{names.SPEC} of the sweep {run_id} is missing: it is just being started, or the file was lost"
         )
     tags, spec = reader.run(run_id).tags, json.loads(path.read_text())
-    storage = open_storage(tags[names.STORAGE])
     name = tags[names.STUDY]
+    storage = open_storage(storage_address(store, name, tags[names.STORAGE]))
     studies = optuna.get_all_study_names(storage)
     if name not in studies:
         raise StoreError(f"{tags[names.STORAGE]} has no study {name}")
@@ -104,11 +104,43 @@ def load_sweep(store: Store, run_id: str) -> SweepResults:
     )
 
 
+def storage_address(store: Store, study: str, address: str) -> str:
+    """Where to find the study that is said to be at this address. StoreError where it is a database that neither
+    mlflow.yaml nor a sweep of this run root names: who wrote the tag would have us offer a password to his server.
+    """
+    if "://" not in address or address.startswith(SQLITE):
+        return address
+    if store.optuna_storage and _server(store.optuna_storage) == _server(address):
+        return with_driver(store.optuna_storage)
+    if address in _started_here(store, study):
+        return address
+    raise StoreError(
+        f"the study of this sweep is said to be at {address}, which this store does not know; where you trust it, "
+        f"add to mlflow.yaml: optuna_storage: {address}"
+    )
+
+
+def _server(address: str) -> tuple[object, ...]:
+    try:
+        url = sqlalchemy.make_url(address)
+    except sqlalchemy.exc.ArgumentError:
+        return ()
+    return url.get_backend_name(), url.host, url.port, url.database, url.query
+
+
+def _started_here(store: Store, study: str) -> set[str]:
+    """Addresses that a sweep of this run root gave for its study."""
+    try:
+        return {json.loads((store.run_root / Path(study).name / names.TRACKED).read_text())["tags"][names.STORAGE]}
+    except (OSError, ValueError, LookupError, TypeError):  # of no sweep of ours, or damaged
+        return set()
+
+
 def open_storage(address: str) -> BaseStorage:
     """The Optuna storage at this address, to read: the path of a journal or the URL of a database. StoreError where
     there is none.
     """
-    file = address.removeprefix("sqlite:///")
+    file = address.removeprefix(SQLITE)
     if ("://" not in address or file != address) and not Path(file).is_file():
         raise StoreError(f"{file}: the storage of this sweep is not there")
     if "://" not in address:
@@ -119,7 +151,9 @@ def open_storage(address: str) -> BaseStorage:
             return RDBStorage(address, skip_table_creation=True)
     except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
         reason = str(error).splitlines()[0]
-        raise StoreError(f"{address}: cannot be opened ({reason}); a password may be given as PGPASSWORD") from None
+        raise StoreError(
+            f"{without_password(address)}: cannot be opened ({reason}); a password may be given as PGPASSWORD"
+        ) from None
 
 
 def trials_of(study: optuna.Study) -> list[FrozenTrial]:

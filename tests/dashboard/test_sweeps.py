@@ -47,7 +47,7 @@ def sweep(stored):
     """Store a sweep of six trials, and as many re-runs as `again` says; the id of its run."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
-    def make(name: str, again: int = 0, state: str = "finished") -> str:
+    def make(name: str, again: int = 0, state: str = "finished", said: str = "") -> str:
         journal = stored.folder / f"{name}.journal"
         storage = JournalStorage(JournalFileBackend(str(journal)))
         values = [0.1, 0.3, 0.2, 0.5, 0.4, 0.6]
@@ -56,7 +56,7 @@ def sweep(stored):
             longer = optuna.create_study(study_name=name + sweeps.TRUST_SUFFIX, storage=storage, direction="maximize")
             places = [{sweeps.TRIAL: i, sweeps.RUNG: "30 steps"} for i in range(again)]
             add_trials(longer, [v + 0.1 for v in values[:again]], places)
-        tags = {names.SWEEP: name, names.STUDY: name, names.STORAGE: str(journal), names.STATE: state}
+        tags = {names.SWEEP: name, names.STUDY: name, names.STORAGE: said or str(journal), names.STATE: state}
         experiment = stored.client.get_experiment_by_name(stored.store.sweeps)
         location = (stored.folder / "artifacts").as_uri()
         where = experiment.experiment_id if experiment else stored.client.create_experiment(
@@ -123,3 +123,9 @@ def test_a_storage_that_is_gone_is_named(page, sweep, stored):
     (stored.folder / "gone.journal").unlink()
     test = page("sweeps")
     assert "the storage of this sweep is not there" in test.error[0].value.replace("\\", "")
+
+
+def test_a_database_that_nobody_here_named_is_shown_and_not_connected_to(page, sweep):
+    sweep("foreign", said="postgresql://them@elsewhere/sweeps")
+    shown = page("sweeps").error[0].value.replace("\\", "")
+    assert "postgresql://them@elsewhere/sweeps, which this store does not know" in shown

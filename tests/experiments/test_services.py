@@ -60,6 +60,15 @@ def test_a_member_of_a_team_names_the_server_alone(tmp_path):
         serve(store)
 
 
+def test_no_message_shows_a_password(tmp_path):
+    store = store_of(tmp_path, tracking_uri="postgresql://me:secret@db/mlflow?password=secret&sslmode=require")
+    assert store.address == "postgresql://me@db/mlflow?sslmode=require"
+    assert store.tracking_uri.count("secret") == 2
+    with pytest.raises(StoreError, match="MLFLOW_TRACKING_PASSWORD") as refusal:
+        store_of(tmp_path, tracking_uri="https://me:secret@tracker")
+    assert "secret" not in str(refusal.value)
+
+
 @pytest.mark.parametrize("root", ["s3://bucket/detr", "artifacts"])
 def test_the_server_of_a_team_passes_artifacts_on(tmp_path, root):
     store = store_of(tmp_path, tracking_uri="postgresql+psycopg2://detr@db/mlflow", artifact_root=root)
