@@ -72,6 +72,12 @@ def describe(primary: str = "config") -> str:
     lines += ["", f"seeds=[0]  {given}  plan=false  fresh=false  workers=null"]
     lines += ["", "settings and the defaults of the paper:"]
     lines += [f"  {key}={value}" for key, value in flatten(to_dict(RunConfig())).items() if key != "schedule.horizon"]
+    lines += ["", "settings of launcher=slurm:"]
+    for line in (CONF / "launcher" / "slurm.yaml").read_text().splitlines():
+        if line.startswith("  ") and "name:" not in line:
+            lines.append("  launcher." + line.strip().replace(": ", "=", 1))
+    about = "ablation" if primary == "config" else "sweep"
+    lines += ["", f"docs/{about}s.md explains what else there is below {about}, and how to write one"]
     return "\n".join(lines)
 
 

@@ -276,6 +276,7 @@ def test_a_broken_yaml_file_is_named_with_its_line(tmp_path, monkeypatch):
 def test_help_lists_choices_and_settings(command, tmp_path):
     text = command(tmp_path, "--help").stdout
     assert all(part in text for part in ("lr_clip", "recipe_factorial", "detr_r50", "optim.clip_norm=0.1", "seeds=[0]"))
+    assert "launcher.hours=24.0 " in text and "docs/ablations.md explains" in text
 
 
 def test_bring_your_own_data(coco_folder, tmp_path, command):
