@@ -74,7 +74,7 @@ def describe(primary: str = "config") -> str:
     lines += [f"  {key}={value}" for key, value in flatten(to_dict(RunConfig())).items() if key != "schedule.horizon"]
     lines += ["", "settings of launcher=slurm:"]
     for line in (CONF / "launcher" / "slurm.yaml").read_text().splitlines():
-        if line.startswith("  ") and "name:" not in line:
+        if line.startswith("  ") and not line.startswith("  name:"):
             lines.append("  launcher." + line.strip().replace(": ", "=", 1))
     about = "ablation" if primary == "config" else "sweep"
     lines += ["", f"docs/{about}s.md explains what else there is below {about}, and how to write one"]

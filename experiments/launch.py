@@ -132,7 +132,8 @@ def is_uploaded(uploader: Uploader, report_command: str, console: Console) -> bo
         console.print(f"MLflow lacks {missing} of {path}", markup=False)
     if lacking or uploader.fault:
         console.print(
-            f"MLflow could not be reached ({uploader.fault}). Nothing is lost. When it is back:", markup=False
+            f"MLflow could not be given everything ({uploader.fault}). Nothing is lost. When that is mended:",
+            markup=False,
         )
         console.print(f"  detr-sync && python -m {report_command}", markup=False)
     return not (lacking or uploader.fault)

@@ -15,5 +15,6 @@ ATTENTION = "attention.safetensors"
 DESIGN, ANNOTATIONS, FAILURE = "ablation.json", "annotations_val.json", "error.txt"  # the first two at the parent
 FILES = (CONFIG, RECORDS, PREDICTIONS, ATTENTION, SAMPLES_PICTURE, FAILURE)  # of a run
 SPEC = "sweep.json"  # at a sweep's parent
-TRACKED = "tracked.json"  # no artifact: what a folder says to MLflow of itself
 REPORT, CHECKPOINTS = "report", "checkpoints"  # folders
+# in a run directory alone
+TRACKED = "tracked.json"

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import yaml
 from filelock import FileLock
@@ -69,10 +68,10 @@ def load_store(path: Path | None = None) -> Store:
     uri = os.environ.get("MLFLOW_TRACKING_URI") or _get(path, content, "tracking_uri", str)
     if uri.startswith(SQLITE):
         uri = SQLITE + str(path.parent / uri.removeprefix(SQLITE))
-    if uri.startswith(HTTP) and urlsplit(uri).password:  # MLflow's own messages have the address
+    if uri.startswith(HTTP) and "@" in uri.split("/")[2]:  # MLflow's own messages have the address
         raise StoreError(
-            f"{path}: tracking_uri, or MLFLOW_TRACKING_URI, holds a password, which messages would show; give it as "
-            "MLFLOW_TRACKING_PASSWORD, and the name as MLFLOW_TRACKING_USERNAME"
+            f"{path}: tracking_uri, or MLFLOW_TRACKING_URI, holds a name or a password, which messages would show; "
+            "give them as MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, a token as MLFLOW_TRACKING_TOKEN"
         )
     artifacts = os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT") or _get(path, content, "artifact_root", str)
     return Store(
@@ -112,11 +111,11 @@ def without_password(address: str) -> str:
 
     try:
         url = sqlalchemy.make_url(address)
-    except sqlalchemy.exc.ArgumentError:
+    except (sqlalchemy.exc.ArgumentError, ValueError):  # the second of a port that is no number
         return "(not a URL)"
     return sqlalchemy.URL.create(
         url.drivername, url.username, host=url.host, port=url.port, database=url.database,
-        query={key: value for key, value in url.query.items() if not key.endswith("password")},
+        query={key: value for key, value in url.query.items() if not key.lower().endswith(("password", "passwd"))},
     ).render_as_string()  # fmt: skip
 
 

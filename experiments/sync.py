@@ -82,7 +82,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return sync(store, given or [store.run_root])
     except Exception as error:  # HTTP, SQL, files: what a tracking server that is away may raise has no common class
-        sys.stderr.write(f"error: {store.address} cannot be reached ({str(error).partition(chr(10))[0][:300]})\n")
+        reason = str(error).partition("\n")[0].replace(store.tracking_uri, store.address)
+        sys.stderr.write(f"error: {store.address} cannot be reached ({reason[:300]})\n")
         return 1
 
 

@@ -54,4 +54,5 @@ class Uploader:
                 except InputError as error:  # of this folder; the others can be sent
                     self.fault = str(error)
         except Exception as error:  # HTTP, SQL, files, replies of any kind: a run does not die of its tracker
-            self.fault = f"{type(error).__name__}: {str(error).partition(chr(10))[0][:300]}"
+            reason = str(error).partition("\n")[0].replace(self.store.tracking_uri, self.store.address)
+            self.fault = f"{type(error).__name__}: {reason[:300]}"

@@ -212,9 +212,10 @@ class ClientReader:
         try:
             yield
         except (MlflowException, SQLAlchemyError) as error:
-            reason = str(error).splitlines()[0]
+            shown = without_password(self.tracking_uri)
+            reason = str(error).splitlines()[0].replace(self.tracking_uri, shown)
             raise StoreError(
-                f"{without_password(self.tracking_uri)} cannot be read ({reason}); is the tracking server running, and "
+                f"{shown} cannot be read ({reason}); is the tracking server running, and "
                 "tracking_uri in mlflow.yaml its address?"
             ) from error
 

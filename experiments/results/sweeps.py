@@ -6,6 +6,7 @@ the run directory. So every place counts once, however many trials it took.
 """
 
 import json
+import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,7 +83,7 @@ def sweeps(store: Store) -> pd.DataFrame:
 
 
 def load_sweep(store: Store, run_id: str) -> SweepResults:
-    """The sweep with this parent run; StoreError where its storage cannot be reached."""
+    """The sweep with this parent run; StoreError where its storage cannot be read."""
     reader = open_reader(store)
     path = reader.file(run_id, names.SPEC) if reader else None
     if path is None:
@@ -90,18 +91,29 @@ def load_sweep(store: Store, run_id: str) -> SweepResults:
             f"{names.SPEC} of the sweep {run_id} is missing: it is just being started, or the file was lost"
         )
     tags, spec = reader.run(run_id).tags, json.loads(path.read_text())
-    name = tags[names.STUDY]
-    storage = open_storage(storage_address(store, name, tags[names.STORAGE]))
-    studies = optuna.get_all_study_names(storage)
-    if name not in studies:
-        raise StoreError(f"{tags[names.STORAGE]} has no study {name}")
-    trust = name + TRUST_SUFFIX
-    return SweepResults(
-        run_id,
-        spec,
-        optuna.load_study(study_name=name, storage=storage),
-        optuna.load_study(study_name=trust, storage=storage) if trust in studies else None,
-    )
+    return SweepResults(run_id, spec, *load_studies(store, tags[names.STUDY], tags[names.STORAGE]))
+
+
+def load_studies(store: Store, name: str, address: str) -> tuple[optuna.Study, optuna.Study | None]:
+    """A sweep's study, which is said to be at this address, and the study of its re-runs if there is one. StoreError
+    where they cannot be read.
+    """
+    address, trust = storage_address(store, name, address), name + TRUST_SUFFIX
+    try:
+        storage = open_storage(address)
+        studies = optuna.get_all_study_names(storage)
+        if name not in studies:
+            raise StoreError(f"{without_password(address)} has no study {name}")
+        return (
+            optuna.load_study(study_name=name, storage=storage),
+            optuna.load_study(study_name=trust, storage=storage) if trust in studies else None,
+        )
+    except StoreError:
+        raise
+    except Exception as error:  # of drivers and of Optuna, and whatever a foreign file provokes in them
+        reason = str(error.__cause__ or error).partition("\n")[0] or type(error).__name__
+        hint = "; a password may be given as PGPASSWORD" if "://" in address else ""
+        raise StoreError(f"{without_password(address)}: cannot be read as a sweep's storage ({reason}){hint}") from None
 
 
 def storage_address(store: Store, study: str, address: str) -> str:
@@ -110,50 +122,45 @@ def storage_address(store: Store, study: str, address: str) -> str:
     """
     if "://" not in address or address.startswith(SQLITE):
         return address
-    if store.optuna_storage and _server(store.optuna_storage) == _server(address):
-        return with_driver(store.optuna_storage)
-    if address in _started_here(store, study):
-        return address
+    for known in (store.optuna_storage, _started_here(store, study)):  # with our account, and the driver that we have
+        if known and "://" in known and _server(known) == _server(address):
+            return with_driver(known)
+    shown = without_password(address)
     raise StoreError(
-        f"the study of this sweep is said to be at {address}, which this store does not know; where you trust it, "
-        f"add to mlflow.yaml: optuna_storage: {address}"
+        f"the study of this sweep is said to be at {shown}, which this store does not know; where you trust it, "
+        f"add to mlflow.yaml: optuna_storage: {shown}"
     )
 
 
 def _server(address: str) -> tuple[object, ...]:
     try:
         url = sqlalchemy.make_url(address)
-    except sqlalchemy.exc.ArgumentError:
-        return ()
-    return url.get_backend_name(), url.host, url.port, url.database, url.query
+    except (sqlalchemy.exc.ArgumentError, ValueError):
+        return (address,)
+    return url.get_backend_name(), url.host, url.query.get("host"), url.port, url.database
 
 
-def _started_here(store: Store, study: str) -> set[str]:
-    """Addresses that a sweep of this run root gave for its study."""
+def _started_here(store: Store, study: str) -> str | None:
+    """The address that a sweep of this run root gave for its study."""
     try:
-        return {json.loads((store.run_root / Path(study).name / names.TRACKED).read_text())["tags"][names.STORAGE]}
-    except (OSError, ValueError, LookupError, TypeError):  # of no sweep of ours, or damaged
-        return set()
+        return json.loads((store.run_root / Path(study).name / names.TRACKED).read_text())["tags"].get(names.STORAGE)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError):  # of no sweep of ours, or damaged
+        return None
 
 
 def open_storage(address: str) -> BaseStorage:
     """The Optuna storage at this address, to read: the path of a journal or the URL of a database. StoreError where
-    there is none.
+    there is no such file.
     """
     file = address.removeprefix(SQLITE)
-    if ("://" not in address or file != address) and not Path(file).is_file():
-        raise StoreError(f"{file}: the storage of this sweep is not there")
+    is_file = os.path.isfile(file)  # noqa: PTH113 - Path's raises where a folder may not be looked into
+    if ("://" not in address or file != address) and not is_file:
+        raise StoreError(f"{file}: the storage of this sweep is not there, or not to be read")
     if "://" not in address:
         return JournalStorage(JournalFileBackend(address))
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ExperimentalWarning)
-            return RDBStorage(address, skip_table_creation=True)
-    except (sqlalchemy.exc.SQLAlchemyError, ImportError) as error:
-        reason = str(error).splitlines()[0]
-        raise StoreError(
-            f"{without_password(address)}: cannot be opened ({reason}); a password may be given as PGPASSWORD"
-        ) from None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)
+        return RDBStorage(address, skip_table_creation=True)
 
 
 def trials_of(study: optuna.Study) -> list[FrozenTrial]:

@@ -64,9 +64,11 @@ def test_no_message_shows_a_password(tmp_path):
     store = store_of(tmp_path, tracking_uri="postgresql://me:secret@db/mlflow?password=secret&sslmode=require")
     assert store.address == "postgresql://me@db/mlflow?sslmode=require"
     assert store.tracking_uri.count("secret") == 2
-    with pytest.raises(StoreError, match="MLFLOW_TRACKING_PASSWORD") as refusal:
-        store_of(tmp_path, tracking_uri="https://me:secret@tracker")
-    assert "secret" not in str(refusal.value)
+    for address in ("https://me:secret@tracker", "https://secret@tracker/mlflow"):
+        with pytest.raises(StoreError, match="MLFLOW_TRACKING_PASSWORD") as refusal:
+            store_of(tmp_path, tracking_uri=address)
+        assert "secret" not in str(refusal.value)
+    assert store_of(tmp_path, tracking_uri="postgresql://me:secret/mlflow").address == "(not a URL)"  # no host
 
 
 @pytest.mark.parametrize("root", ["s3://bucket/detr", "artifacts"])

@@ -67,6 +67,20 @@ def test_everything_is_sent_once(make_run, somewhere, tmp_path):
     check(directory, somewhere)
 
 
+def test_a_damaged_line_is_counted_and_named_when_it_would_be_sent(make_run, somewhere, tmp_path, capsys):
+    directory = make_run(tmp_path / "runs")
+    fill(directory)
+    records, size = directory.records, directory.records.size
+    with records.path.open("ab") as file:
+        file.write(b"garbage\n" + b"half a li")
+    assert (records.count(), records.count(size)) == (7, 1)
+    assert left(directory.path) == "8 records, 4 files, its state"
+    with pytest.raises(InputError, match=f"no record at byte {size}"):
+        send(directory, Tracker(load_store(somewhere)))
+    assert sync.sync(load_store(somewhere), [tmp_path / "runs"]) == 1
+    assert f"records.jsonl: no record at byte {size}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("done", [True, False], ids=["reply lost", "request lost"])
 def test_a_call_that_fails_at_any_point_leaves_no_gap_and_no_double(make_run, somewhere, tmp_path, monkeypatch, done):
     """Every call in turn fails once: before it does anything, or after, when nothing is noted of it yet. As good as a
@@ -133,6 +147,8 @@ def test_of_a_long_training_500_steps_are_sent_and_all_that_is_rare():
         m.step for m in tracking.points(progress | {"step": 4501, "num_steps": 4501, "metrics": {"train/loss": 1.0}})
     ]
     assert set(last) == {4501}
+    odd = [progress | {"step": step, "num_steps": 501, "metrics": {"train/loss": 1.0}} for step in range(1, 502)]
+    assert sum(m.key == "train/loss" for line in odd for m in tracking.points(line)) == 501  # 500, and the first
     short = [
         m.step for line in lines[:100] for m in tracking.points(line | {"num_steps": 100}) if m.key == "train/loss"
     ]
