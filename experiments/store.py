@@ -75,7 +75,7 @@ def load_store(path: Path | None = None) -> Store:
         )
     artifacts = os.environ.get("MLFLOW_DEFAULT_ARTIFACT_ROOT") or _get(path, content, "artifact_root", str)
     return Store(
-        tracking_uri=uri,
+        tracking_uri=with_driver(uri),
         artifact_root=artifacts if "://" in artifacts else str(path.parent / artifacts),
         run_root=path.parent / _get(path, content, "run_root", str),
         ablations=_get(path, content, "experiments.ablations", str),

@@ -211,7 +211,7 @@ class ClientReader:
 
         try:
             yield
-        except (MlflowException, SQLAlchemyError) as error:
+        except (MlflowException, SQLAlchemyError, ImportError) as error:  # the last of a database's driver
             shown = without_password(self.tracking_uri)
             reason = str(error).splitlines()[0].replace(self.tracking_uri, shown)
             raise StoreError(
