@@ -130,8 +130,11 @@ def sweeps() -> pd.DataFrame:
 
 def sweep(run_id: str, storage: str) -> Sweep:
     """The sweep with this parent run, whose trials are in this storage. Not to be changed."""
-    is_file = os.path.isfile(storage)  # noqa: PTH113 - Path's raises where a folder may not be looked into
-    return _sweep(store(), run_id, str(Path(storage).stat().st_mtime_ns) if is_file else _now())
+    try:
+        changed = str(Path(storage).stat().st_mtime_ns)
+    except (OSError, ValueError):  # a database, or a file that is not there or not ours to look at
+        changed = _now()
+    return _sweep(store(), run_id, changed)
 
 
 def summary(results: AblationResults, run_id: str, labels: tuple[int, ...] = ()) -> RunSummary | None:

@@ -59,9 +59,10 @@ def options(group: str) -> list[str]:
 
 def describe(primary: str = "config") -> str:
     """The choices of every group with the question in their file's head, and all settings with their defaults."""
+    kind, other = ("ablation", "sweep") if primary == "config" else ("sweep", "ablation")
     lines = []
     for group in GROUPS:
-        if group == ("sweep" if primary == "config" else "ablation"):
+        if group == other:
             continue
         lines.append(f"{group}=")
         for name in options(group):
@@ -76,8 +77,7 @@ def describe(primary: str = "config") -> str:
     for line in (CONF / "launcher" / "slurm.yaml").read_text().splitlines():
         if line.startswith("  ") and not line.startswith("  name:"):
             lines.append("  launcher." + line.strip().replace(": ", "=", 1))
-    about = "ablation" if primary == "config" else "sweep"
-    lines += ["", f"docs/{about}s.md explains what else there is below {about}, and how to write one"]
+    lines += ["", f"docs/{kind}s.md explains what else there is below {kind}, and how to write one"]
     return "\n".join(lines)
 
 

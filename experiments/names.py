@@ -16,5 +16,4 @@ DESIGN, ANNOTATIONS, FAILURE = "ablation.json", "annotations_val.json", "error.t
 FILES = (CONFIG, RECORDS, PREDICTIONS, ATTENTION, SAMPLES_PICTURE, FAILURE)  # of a run
 SPEC = "sweep.json"  # at a sweep's parent
 REPORT, CHECKPOINTS = "report", "checkpoints"  # folders
-# in a run directory alone
-TRACKED = "tracked.json"
+TRACKED = "tracked.json"  # in the folders of runs, ablations and sweeps; no artifact

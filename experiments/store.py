@@ -119,6 +119,11 @@ def without_password(address: str) -> str:
     ).render_as_string()  # fmt: skip
 
 
+def reason(error: BaseException, address: str) -> str:
+    """The first line of an error's text, in which `address` stands as it may be shown."""
+    return str(error).partition("\n")[0].replace(address, without_password(address))
+
+
 def initialise(store: Store) -> None:
     """Create a database's tables under a lock: first use by several processes at once would break it for good."""
     if store.is_server:

@@ -17,7 +17,7 @@ from pathlib import Path
 from detr.errors import InputError
 from experiments.folder import STATUS, Folder
 from experiments.lease import owner
-from experiments.store import Store, StoreError, load_store
+from experiments.store import Store, StoreError, load_store, reason
 from experiments.tracking import CHECKPOINTS, REPORT, Tracker
 from experiments.upload import Upload, left
 
@@ -82,8 +82,8 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return sync(store, given or [store.run_root])
     except Exception as error:  # HTTP, SQL, files: what a tracking server that is away may raise has no common class
-        reason = str(error).partition("\n")[0].replace(store.tracking_uri, store.address)
-        sys.stderr.write(f"error: {store.address} cannot be reached ({reason[:300]})\n")
+        told = reason(error, store.tracking_uri)[:300]
+        sys.stderr.write(f"error: {store.address} cannot be reached ({told})\n")
         return 1
 
 

@@ -4,7 +4,7 @@ import threading
 from pathlib import Path
 
 from detr.errors import InputError
-from experiments.store import Store
+from experiments.store import Store, reason
 from experiments.tracking import Tracker
 from experiments.upload import Upload
 
@@ -54,5 +54,4 @@ class Uploader:
                 except InputError as error:  # of this folder; the others can be sent
                     self.fault = str(error)
         except Exception as error:  # HTTP, SQL, files, replies of any kind: a run does not die of its tracker
-            reason = str(error).partition("\n")[0].replace(self.store.tracking_uri, self.store.address)
-            self.fault = f"{type(error).__name__}: {reason[:300]}"
+            self.fault = f"{type(error).__name__}: {reason(error, self.store.tracking_uri)[:300]}"

@@ -4,10 +4,13 @@ import json
 import sys
 from types import SimpleNamespace
 
+import pytest
 import torch
 
 from benchmarks.__main__ import ALL, FOLDER, main
+from benchmarks.diagnostics import configuration
 from benchmarks.growth import grown
+from benchmarks.overhead import NOWHERE, in_turns, store_at, vain_uploads
 from benchmarks.plain_detr import PlainDETR
 from benchmarks.scaling import folders
 from benchmarks.table import Entry
@@ -49,6 +52,18 @@ def test_every_benchmark_with_entries_is_run():
 def test_the_store_of_many_runs_holds_designs_that_the_reader_takes(tmp_path):
     ((above, _),) = folders(tmp_path, count=4, arms=4)
     assert not fault(json.loads((above / DESIGN).read_text()))
+
+
+def test_the_overhead_is_that_of_one_training_which_mlflow_has(tmp_path):
+    config = configuration(tmp_path, 2, evaluations=2, num_val=4, every=1)
+    parts = in_turns(config, store_at(tmp_path / "store"))
+    assert len(parts) == 2 and all(both > 0 and alone > 0 for both, alone in parts)
+    with pytest.raises(AssertionError, match="has not got everything"):
+        in_turns(config, store_at(tmp_path / "nowhere", NOWHERE))
+    training, uploading = vain_uploads(config, store_at(tmp_path / "down", NOWHERE), steps=1)
+    assert 0 < uploading < training
+    with pytest.raises(AssertionError, match="MLflow was there"):
+        vain_uploads(config, store_at(tmp_path / "up"), steps=1)
 
 
 def test_growth_is_told_as_a_share_of_linear_growth():

@@ -19,7 +19,7 @@ from urllib.parse import unquote, urlparse
 import numpy as np
 import pandas as pd
 
-from experiments.store import Store, StoreError, without_password
+from experiments.store import Store, StoreError, reason, without_password
 
 LARGEST = 1.7976931348623157e308  # MLflow stores infinity as this
 POINT = np.dtype([("run", "i4"), ("step", "i8"), ("time", "i8"), ("value", "f8"), ("nan", "?")])
@@ -212,11 +212,11 @@ class ClientReader:
         try:
             yield
         except (MlflowException, SQLAlchemyError, ImportError) as error:  # the last of a database's driver
-            shown = without_password(self.tracking_uri)
-            reason = str(error).splitlines()[0].replace(self.tracking_uri, shown)
+            remedy = "is the tracking server running, and tracking_uri in mlflow.yaml its address?"
+            if isinstance(error, ImportError):
+                remedy = "pip install the driver; that of PostgreSQL with pip install -e '.[postgres]'"
             raise StoreError(
-                f"{shown} cannot be read ({reason}); is the tracking server running, and "
-                "tracking_uri in mlflow.yaml its address?"
+                f"{without_password(self.tracking_uri)} cannot be read ({reason(error, self.tracking_uri)}); {remedy}"
             ) from error
 
 

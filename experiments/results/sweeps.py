@@ -6,7 +6,6 @@ the run directory. So every place counts once, however many trials it took.
 """
 
 import json
-import os
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,7 +21,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from experiments import names
 from experiments.results.reader import open_reader
-from experiments.store import SQLITE, Store, StoreError, with_driver, without_password
+from experiments.store import SQLITE, Store, StoreError, reason, with_driver, without_password
 
 # attributes of a trial
 PLACE = "place"  # see above
@@ -98,7 +97,7 @@ def load_studies(store: Store, name: str, address: str) -> tuple[optuna.Study, o
     """A sweep's study, which is said to be at this address, and the study of its re-runs if there is one. StoreError
     where they cannot be read.
     """
-    address, trust = storage_address(store, name, address), name + TRUST_SUFFIX
+    address, trust = trusted_address(store, name, address), name + TRUST_SUFFIX
     try:
         storage = open_storage(address)
         studies = optuna.get_all_study_names(storage)
@@ -111,12 +110,12 @@ def load_studies(store: Store, name: str, address: str) -> tuple[optuna.Study, o
     except StoreError:
         raise
     except Exception as error:  # of drivers and of Optuna, and whatever a foreign file provokes in them
-        reason = str(error.__cause__ or error).partition("\n")[0] or type(error).__name__
+        told = reason(error.__cause__ or error, address) or type(error).__name__
         hint = "; a password may be given as PGPASSWORD" if "://" in address else ""
-        raise StoreError(f"{without_password(address)}: cannot be read as a sweep's storage ({reason}){hint}") from None
+        raise StoreError(f"{without_password(address)}: cannot be read as a sweep's storage ({told}){hint}") from None
 
 
-def storage_address(store: Store, study: str, address: str) -> str:
+def trusted_address(store: Store, study: str, address: str) -> str:
     """Where to find the study that is said to be at this address. StoreError where it is a database that neither
     mlflow.yaml nor a sweep of this run root names: who wrote the tag would have us offer a password to his server.
     """
@@ -153,9 +152,8 @@ def open_storage(address: str) -> BaseStorage:
     there is no such file.
     """
     file = address.removeprefix(SQLITE)
-    is_file = os.path.isfile(file)  # noqa: PTH113 - Path's raises where a folder may not be looked into
-    if ("://" not in address or file != address) and not is_file:
-        raise StoreError(f"{file}: the storage of this sweep is not there, or not to be read")
+    if ("://" not in address or file != address) and not Path(file).is_file():
+        raise StoreError(f"{file}: the storage of this sweep is not there")
     if "://" not in address:
         return JournalStorage(JournalFileBackend(address))
     with warnings.catch_warnings():

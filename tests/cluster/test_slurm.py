@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from slurm import cluster, missing
 
@@ -61,6 +62,13 @@ def steps(run: Path) -> list[int]:
         return []
     lines = (run / "records.jsonl").read_text().splitlines()
     return [record["step"] for record in map(json.loads, lines) if "train/loss" in record["metrics"]]
+
+
+def test_the_cluster_listens_on_this_machine_alone(slurm):
+    folder = Path(slurm["SLURM_CONF"]).parent
+    daemons = [psutil.Process(int((folder / f"{name}.pid").read_text())) for name in ("slurmctld", "slurmd")]
+    sockets = [s for daemon in daemons for s in daemon.net_connections("inet") if s.status == psutil.CONN_LISTEN]
+    assert len(sockets) == 2 and {s.laddr.ip for s in sockets} == {"127.0.0.1"}
 
 
 @pytest.fixture

@@ -60,7 +60,7 @@ def test_a_member_of_a_team_names_the_server_alone(tmp_path):
         serve(store)
 
 
-def test_no_message_shows_a_password(tmp_path):
+def test_an_address_is_shown_without_its_password(tmp_path):
     store = store_of(tmp_path, tracking_uri="postgresql://me:secret@db/mlflow?password=secret&sslmode=require")
     assert store.address == with_driver("postgresql://me@db/mlflow?sslmode=require")
     assert store.tracking_uri.count("secret") == 2

@@ -4,6 +4,7 @@ import json
 import threading
 from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,8 @@ from tracked import expected, stored
 from detr.errors import InputError
 from experiments import sync, tracking
 from experiments.folder import Folder, Journal
-from experiments.store import load_store
+from experiments.results.reader import open_reader
+from experiments.store import StoreError, load_store
 from experiments.tracking import Tracker
 from experiments.upload import Upload, left
 from experiments.uploader import Uploader
@@ -65,6 +67,20 @@ def test_everything_is_sent_once(make_run, somewhere, tmp_path):
     for _ in range(2):
         send(directory, Tracker(load_store(somewhere)))
     check(directory, somewhere)
+
+
+def test_what_mlflow_says_of_an_address_shows_no_password(make_run, tmp_path, monkeypatch, capsys):
+    """MLflow's own message has the address of a store that it does not know, as it was given."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "foo://me:s3cret@127.0.0.1:9/x")
+    directory, store = make_run(tmp_path / "runs"), load_store()
+    directory.begin()
+    with Uploader(store, [directory.path]) as uploader:
+        pass
+    with pytest.raises(StoreError) as refusal:
+        open_reader(store)
+    assert sync.main([str(tmp_path / "runs")]) == 1
+    for text in (uploader.fault, str(refusal.value), capsys.readouterr().err):
+        assert "foo://me@127.0.0.1:9/x" in text and "s3cret" not in text
 
 
 def test_a_damaged_line_is_counted_and_named_when_it_would_be_sent(make_run, somewhere, tmp_path, capsys):
@@ -147,8 +163,9 @@ def test_of_a_long_training_500_steps_are_sent_and_all_that_is_rare():
         m.step for m in tracking.points(progress | {"step": 4501, "num_steps": 4501, "metrics": {"train/loss": 1.0}})
     ]
     assert set(last) == {4501}
-    odd = [progress | {"step": step, "num_steps": 501, "metrics": {"train/loss": 1.0}} for step in range(1, 502)]
-    assert sum(m.key == "train/loss" for line in odd for m in tracking.points(line)) == 501  # 500, and the first
+    odd = [progress | {"step": step, "num_steps": 750, "metrics": {"train/loss": 1.0}} for step in range(1, 751)]
+    sent = [m.step for line in odd for m in tracking.points(line) if m.key == "train/loss"]
+    assert len(sent) == 501 and {after - before for before, after in pairwise(sent)} == {1, 2}  # 500, and the first
     short = [
         m.step for line in lines[:100] for m in tracking.points(line | {"num_steps": 100}) if m.key == "train/loss"
     ]

@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from experiments import names
-from experiments.results.sweeps import load_studies, storage_address
+from experiments.results.sweeps import load_studies, trusted_address
 from experiments.store import StoreError, load_store, with_driver, without_password
 
 ELSEWHERE = "postgresql+psycopg://them@elsewhere/sweeps"
@@ -31,18 +31,18 @@ def store(tmp_path):
 )
 def test_a_database_that_a_tag_alone_names_is_refused(store, address):
     with pytest.raises(StoreError, match="which this store does not know") as refusal:
-        storage_address(store, "study", address)
+        trusted_address(store, "study", address)
     assert f"optuna_storage: {without_password(address)}" in str(refusal.value)
 
 
 def test_a_refusal_shows_no_password(store):
     with pytest.raises(StoreError, match="which this store does not know") as refusal:
-        storage_address(store, "study", "postgresql://them:s3cret@elsewhere/sweeps?password=s3cret")
+        trusted_address(store, "study", "postgresql://them:s3cret@elsewhere/sweeps?password=s3cret")
     assert "s3cret" not in str(refusal.value)
 
 
 def test_the_database_of_the_store_is_opened_with_the_reader_s_own_account_and_driver(store):
-    found = storage_address(store, "study", "postgresql+psycopg2://them@db:5433/sweeps?passfile=theirs")
+    found = trusted_address(store, "study", "postgresql+psycopg2://them@db:5433/sweeps?passfile=theirs")
     assert found == with_driver(store.optuna_storage)
 
 
@@ -50,18 +50,18 @@ def test_the_database_of_a_sweep_that_was_started_here_is_opened(store):
     about = store.run_root / "study" / names.TRACKED
     about.parent.mkdir()
     about.write_text(json.dumps({"name": "x", "tags": {names.STORAGE: ELSEWHERE}}))
-    assert storage_address(store, "study", ELSEWHERE) == ELSEWHERE
+    assert trusted_address(store, "study", ELSEWHERE) == ELSEWHERE
     of_a_colleague = ELSEWHERE.replace("them@", "colleague@")  # whose machine works at the same study
-    assert storage_address(store, "study", of_a_colleague) == ELSEWHERE
+    assert trusted_address(store, "study", of_a_colleague) == ELSEWHERE
     with pytest.raises(StoreError):
-        storage_address(store, "another", ELSEWHERE)
+        trusted_address(store, "another", ELSEWHERE)
     with pytest.raises(StoreError):
-        storage_address(store, "study", ELSEWHERE + "2")
+        trusted_address(store, "study", ELSEWHERE + "2")
 
 
 def test_a_store_whose_sweeps_are_in_a_journal_knows_no_database(store):
     with pytest.raises(StoreError, match="which this store does not know"):
-        storage_address(replace(store, optuna_storage="/runs/sweeps.journal"), "study", "a-b://")
+        trusted_address(replace(store, optuna_storage="/runs/sweeps.journal"), "study", "a-b://")
 
 
 @pytest.mark.parametrize("content", ["", "[]", '{"tags": []}', '{"tags": {}}', '{"tags": {"detr.storage": []}}'])
@@ -70,7 +70,7 @@ def test_a_damaged_folder_names_no_database(store, content):
     about.parent.mkdir()
     about.write_text(content)
     with pytest.raises(StoreError):
-        storage_address(store, "study", ELSEWHERE)
+        trusted_address(store, "study", ELSEWHERE)
 
 
 @pytest.mark.parametrize("content", [b"", b"root:x:0:0:root\n", b"[1]\n", b'{"op_code": 0}\n', b"\xff\xfe\n"])
@@ -95,4 +95,4 @@ def test_a_database_that_is_down_is_told_without_its_password(store):
 
 @pytest.mark.parametrize("address", ["/runs/sweeps.journal", "sqlite:////runs/sweeps.db"])
 def test_files_are_read_where_they_are(store, address):
-    assert storage_address(store, "study", address) == address
+    assert trusted_address(store, "study", address) == address
