@@ -127,4 +127,7 @@ def entries(steps: int = 4500) -> Iterator[Entry]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=4500)
-    show(entries(parser.parse_args().steps))
+    given = parser.parse_args()
+    if given.steps < EVALUATIONS:
+        parser.error(f"--steps {given.steps}: give {EVALUATIONS} at least, one for each evaluation")
+    show(entries(given.steps))
