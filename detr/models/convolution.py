@@ -6,6 +6,7 @@ its forward pass, and its error is ten times as large (docs/performance.md).
 """
 
 from itertools import product
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -16,84 +17,56 @@ convolution_backward = torch.ops.aten.convolution_backward  # the library's, for
 Geometry = tuple[int, int, int]  # stride, padding, dilation
 
 
+class Convolution(NamedTuple):
+    """conv2d(x, weight * scale) + bias, with a weight (O, I, k, k) and scale and bias (O,)."""
+
+    weight: Tensor
+    scale: Tensor
+    bias: Tensor
+    geometry: Geometry
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """x (B, I, H, W) -> (B, O, h, w), without a graph for the gradients below."""
+        return F.conv2d(x, self.scaled().to(x.dtype), self.bias.to(x.dtype), *self.geometry)
+
+    def scaled(self) -> Tensor:
+        """The weight with its scale."""
+        return self.weight * self.scale[:, None, None, None]
+
+    def gradients(self, grad: Tensor, x: Tensor, wanted: tuple[bool, bool]) -> tuple[Tensor | None, Tensor | None]:
+        """The gradients of x and weight from that of the output, each if it is wanted."""
+        x, pairs = x.to(grad.dtype), [[n, n] for n in self.geometry]
+        of_x = of_weight = None
+        if wanted[1]:
+            if grad.device.type == "cpu" and grad.dtype.itemsize >= 4:
+                of_weight = weight_gradient(x, grad, self.weight.shape[-1], *self.geometry)
+            else:
+                _, of_weight, _ = convolution_backward(
+                    grad, x, self.weight.to(grad.dtype), None, *pairs, False, [0, 0], 1, [False, True, False]
+                )
+            of_weight = of_weight.to(self.weight.dtype).mul_(self.scale[:, None, None, None])
+        if wanted[0]:
+            scaled = self.scaled().to(grad.dtype)
+            of_x, _, _ = convolution_backward(grad, x, scaled, None, *pairs, False, [0, 0], 1, [True, False, False])
+        return of_x, of_weight
+
+
 class ScaledConv2d(Function):
-    """conv2d(x, weight * scale) + bias, with gradients for x and weight."""
+    """A Convolution with gradients for x and weight."""
 
     @staticmethod
     def forward(ctx: FunctionCtx, x: Tensor, weight: Tensor, scale: Tensor, bias: Tensor, geometry: Geometry) -> Tensor:
-        """x (B, I, H, W), weight (O, I, k, k), scale and bias (O,) -> (B, O, h, w)."""
-        ctx.save_for_backward(x, weight, scale)
+        """x (B, I, H, W), and the fields of a Convolution -> (B, O, h, w)."""
+        ctx.save_for_backward(x, weight, scale, bias)
         ctx.geometry = geometry
-        return F.conv2d(x, _scaled(weight, scale), bias, *geometry)
+        return Convolution(weight, scale, bias, geometry)(x)
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         """grad (B, O, h, w) -> the gradients of x and weight."""
-        x, weight, scale = ctx.saved_tensors
-        of_x, of_weight = _gradients(grad, x, weight, scale, ctx.geometry, ctx.needs_input_grad[:2])
-        return of_x, of_weight, None, None, None
-
-
-class TwoScaledConvs2d(Function):
-    """A scaled convolution, ReLU and a second one. What lies between them is not kept for the backward pass, which
-    computes it again: little work where the first convolution is of 1x1.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: FunctionCtx,
-        x: Tensor,
-        weight1: Tensor,
-        scale1: Tensor,
-        bias1: Tensor,
-        geometry1: Geometry,
-        weight2: Tensor,
-        scale2: Tensor,
-        bias2: Tensor,
-        geometry2: Geometry,
-    ) -> Tensor:
-        """x (B, I, H, W), and what ScaledConv2d takes, for weights (M, I, k, k) and (O, M, l, l) -> (B, O, h, w)."""
-        ctx.save_for_backward(x, weight1, scale1, bias1, weight2, scale2)
-        ctx.geometries = geometry1, geometry2
-        between = F.conv2d(x, _scaled(weight1, scale1), bias1, *geometry1).relu_()
-        return F.conv2d(between, _scaled(weight2, scale2), bias2, *geometry2)
-
-    @staticmethod
-    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """grad (B, O, h, w) -> the gradients of x and both weights."""
-        x, weight1, scale1, bias1, weight2, scale2 = ctx.saved_tensors
-        geometry1, geometry2 = ctx.geometries
-        scaled, bias = (value.to(grad.dtype) for value in (_scaled(weight1, scale1), bias1))
-        between = F.conv2d(x.to(grad.dtype), scaled, bias, *geometry1).relu_()
-        of_between, of_weight2 = _gradients(grad, between, weight2, scale2, geometry2, (True, ctx.needs_input_grad[5]))
-        of_between.masked_fill_(between <= 0, 0)
-        del between
-        of_x, of_weight1 = _gradients(of_between, x, weight1, scale1, geometry1, ctx.needs_input_grad[:2])
-        return of_x, of_weight1, None, None, None, of_weight2, None, None, None
-
-
-def _gradients(
-    grad: Tensor, x: Tensor, weight: Tensor, scale: Tensor, geometry: Geometry, wanted: tuple[bool, bool]
-) -> tuple[Tensor | None, Tensor | None]:
-    """The gradients of a scaled convolution's input and weights from that of its output, each if it is wanted."""
-    x, pairs = x.to(grad.dtype), [[n, n] for n in geometry]
-    of_x = of_weight = None
-    if wanted[1]:
-        if grad.device.type == "cpu" and grad.dtype.itemsize >= 4:
-            of_weight = weight_gradient(x, grad, weight.shape[-1], *geometry)
-        else:
-            _, of_weight, _ = convolution_backward(
-                grad, x, weight.to(grad.dtype), None, *pairs, False, [0, 0], 1, [False, True, False]
-            )
-        of_weight = of_weight.to(weight.dtype).mul_(scale[:, None, None, None])
-    if wanted[0]:
-        scaled = _scaled(weight, scale).to(grad.dtype)
-        of_x, _, _ = convolution_backward(grad, x, scaled, None, *pairs, False, [0, 0], 1, [True, False, False])
-    return of_x, of_weight
-
-
-def _scaled(weight: Tensor, scale: Tensor) -> Tensor:
-    return weight * scale[:, None, None, None]
+        x, *fields = ctx.saved_tensors
+        gradients = Convolution(*fields, ctx.geometry).gradients(grad, x, ctx.needs_input_grad[:2])
+        return *gradients, None, None, None
 
 
 def weight_gradient(x: Tensor, grad: Tensor, size: int, stride: int, padding: int, dilation: int) -> Tensor:

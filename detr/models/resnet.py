@@ -5,18 +5,20 @@ and a bias: the same function and, since the scaling is part of the graph, the s
 feature map and its copy in memory. Names and shapes of the state dict are torchvision's.
 """
 
+import torch
 from torch import Tensor, nn
 from torchvision.models import resnet
 from torchvision.ops import FrozenBatchNorm2d
 
-from detr.models.convolution import Geometry, ScaledConv2d, TwoScaledConvs2d
+from detr.models.bottleneck import Bottlenecks
+from detr.models.convolution import Convolution, ScaledConv2d
 
 
-def folded(conv: nn.Conv2d, norm: FrozenBatchNorm2d) -> tuple[Tensor, Tensor, Tensor, Geometry]:
-    """norm(conv(x)) as a scaled convolution: weights, scale, bias and geometry."""
+def folded(conv: nn.Conv2d, norm: FrozenBatchNorm2d) -> Convolution:
+    """norm(conv(x)) as one convolution."""
     scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
     bias = norm.bias - norm.running_mean * scale
-    return conv.weight, scale, bias, (conv.stride[0], conv.padding[0], conv.dilation[0])
+    return Convolution(conv.weight, scale, bias, (conv.stride[0], conv.padding[0], conv.dilation[0]))
 
 
 def conv_norm(x: Tensor, conv: nn.Conv2d, norm: FrozenBatchNorm2d) -> Tensor:
@@ -36,16 +38,28 @@ class BasicBlock(resnet.BasicBlock):
 class Bottleneck(resnet.Bottleneck):
     """1x1, 3x3 and 1x1 convolutions with a shortcut (ResNet-50 and 101)."""
 
-    recomputes = False  # the output of conv1 in the backward pass, instead of keeping it
-
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) -> (B, outputs, H / stride, W / stride)."""
-        first, second = folded(self.conv1, self.bn1), folded(self.conv2, self.bn2)
-        if self.recomputes:
-            out = TwoScaledConvs2d.apply(x, *first, *second)
-        else:
-            out = ScaledConv2d.apply(ScaledConv2d.apply(x, *first).relu_(), *second)
-        return conv_norm(out.relu_(), self.conv3, self.bn3).add_(_shortcut(self, x)).relu_()
+        out = conv_norm(x, self.conv1, self.bn1).relu_()
+        out = conv_norm(out, self.conv2, self.bn2).relu_()
+        return conv_norm(out, self.conv3, self.bn3).add_(_shortcut(self, x)).relu_()
+
+
+class RecomputedBottlenecks(nn.Sequential):
+    """Bottlenecks whose backward pass computes again what it costs little to compute."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """As those of its Bottlenecks one after the other."""
+        if not torch.is_grad_enabled():
+            return super().forward(x)
+        blocks = [
+            [folded(block.conv1, block.bn1), folded(block.conv2, block.bn2), folded(block.conv3, block.bn3)]
+            + ([] if block.downsample is None else [folded(*block.downsample)])
+            for block in self
+        ]
+        geometries = [[convolution.geometry for convolution in block] for block in blocks]
+        fields = [field for block in blocks for *tensors, _ in block for field in tensors]
+        return Bottlenecks.apply(x, geometries, *fields)
 
 
 def _shortcut(block: BasicBlock | Bottleneck, x: Tensor) -> Tensor:
@@ -61,8 +75,7 @@ class ResNet(resnet.ResNet):
         self.num_channels = self.fc.in_features
         del self.avgpool, self.fc
         if block is Bottleneck:
-            for bottleneck in self.layer2:  # where it frees the most memory for its work
-                bottleneck.recomputes = True
+            self.layer2 = RecomputedBottlenecks(*self.layer2)  # where it frees the most memory for its work
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, 3, H, W) -> (B, num_channels, H / 32, W / 32); / 16 when dilated."""

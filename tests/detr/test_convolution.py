@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from detr.models.convolution import ScaledConv2d, TwoScaledConvs2d
+from detr.models.convolution import ScaledConv2d
 
 PLACES = {  # size, stride, padding, dilation
     "1x1": (1, 1, 0, 1),
@@ -76,48 +76,3 @@ def test_half_precision():
     for a, b in zip(torch.autograd.grad(found, (x, weight), grad.bfloat16()), expected, strict=True):
         assert a.dtype == torch.float32
         torch.testing.assert_close(a, b, rtol=0, atol=0.02 * b.abs().max().item())
-
-
-def draw_two(dtype=torch.float64):
-    """Images, and what convolutions of 1x1 and of 3x3 take."""
-    x, *first = draw(9, 8, 1, dtype)
-    weight = torch.randn(6, 7, 3, 3, dtype=dtype).requires_grad_()
-    return x, (*first, (1, 0, 1)), (weight, 0.5 + torch.rand(6, dtype=dtype), torch.randn(6, dtype=dtype), (2, 1, 1))
-
-
-@pytest.mark.parametrize("fixed", [(), (0,), (0, 1), (2,)], ids=["none", "x", "x and the first", "the second"])
-def test_two_convolutions_have_the_gradients_of_torch(fixed):
-    """Also where an input or a weight asks for none: the input of layer2 does not."""
-    x, first, second = draw_two()
-    inputs = [x, first[0], second[0]]
-    for i in fixed:
-        inputs[i].requires_grad_(False)
-    found = TwoScaledConvs2d.apply(x, *first, *second)
-    out = x
-    for weight, scale, bias, geometry in (first, second):
-        out = F.conv2d(out if weight is first[0] else out.relu(), weight * scale[:, None, None, None], bias, *geometry)
-    torch.testing.assert_close(found, out)
-    grad, wanted = torch.randn_like(out), [value for value in inputs if value.requires_grad]
-    for a, b in zip(*(torch.autograd.grad(y, wanted, grad) for y in (found, out)), strict=True):
-        torch.testing.assert_close(a, b)
-
-
-@pytest.mark.parametrize("precision", [torch.float64, torch.bfloat16])
-def test_two_convolutions_are_one_after_the_other(precision):
-    x, first, second = draw_two(torch.float64 if precision == torch.float64 else torch.float32)
-    with torch.autocast("cpu", precision, enabled=precision == torch.bfloat16):
-        found = TwoScaledConvs2d.apply(x, *first, *second)
-        expected = ScaledConv2d.apply(ScaledConv2d.apply(x, *first).relu_(), *second)
-    assert found.dtype == precision
-    assert torch.equal(found, expected)
-    grad = torch.randn_like(expected)
-    for a, b in zip(*(torch.autograd.grad(y, (x, first[0], second[0]), grad) for y in (found, expected)), strict=True):
-        assert a.dtype == x.dtype
-        assert torch.equal(a, b)
-
-
-def test_what_lies_between_two_convolutions_is_not_kept():
-    x, first, second = draw_two()
-    kept = TwoScaledConvs2d.apply(x, *first, *second).grad_fn.saved_tensors
-    given = {tensor.data_ptr() for tensor in (x, *first[:3], *second[:2])}
-    assert {tensor.data_ptr() for tensor in kept} == given

@@ -1,0 +1,115 @@
+"""Bottleneck blocks whose backward pass computes most of their features again, which saves memory for little work."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+from torch.autograd.function import Function, FunctionCtx
+
+from detr.heap import LARGEST
+from detr.models.convolution import Convolution, Geometry
+
+threshold_backward = torch.ops.aten.threshold_backward
+Block = list[Convolution]  # of 1x1, 3x3 and 1x1, and one for the shortcut where it has one
+
+
+class Bottlenecks(Function):
+    """Blocks in a row, as one function.
+
+    Of their features it keeps for the backward pass what goes in, what the 3x3 convolutions give and what comes out.
+    The outputs of 1x1 convolutions, larger and with less work in them, are computed again. On a CPU this is done for
+    some of the images at a time, whose features then fit into memory that others have freed.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, geometries: list[list[Geometry]], *fields: Tensor) -> Tensor:
+        """x (B, I, H, W), the geometries of each block's convolutions, and in `fields` weight, scale and bias of all of
+        them one after the other -> (B, O, h, w).
+        """
+        inner, out = [], x
+        for block in _blocks(geometries, fields):
+            first, second, *_ = block
+            inner.append(second(first(out).relu_()).relu_())
+            out = _end(block, inner[-1], out)
+        ctx.save_for_backward(*fields, x, *inner, out)
+        ctx.geometries = geometries
+        return out
+
+    @staticmethod
+    def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
+        """grad (B, O, h, w) -> the gradients of x and the weights."""
+        features = len(ctx.geometries) + 2
+        fields, kept = ctx.saved_tensors[:-features], [grad, *ctx.saved_tensors[-features:]]
+        blocks = _blocks(ctx.geometries, fields)
+        of_x, of_weights = [], None
+        for part in zip(*(tensor.split(_images_at_once(grad)) for tensor in kept), strict=True):
+            of_part, more = _of_blocks(blocks, *part, wanted=ctx.needs_input_grad[0])
+            of_x.append(of_part)
+            of_weights = more if of_weights is None else [a.add_(b) for a, b in zip(of_weights, more, strict=True)]
+        of_fields = (gradient for weight in of_weights for gradient in (weight, None, None))
+        return torch.cat(of_x) if ctx.needs_input_grad[0] else None, None, *of_fields
+
+
+def _of_blocks(
+    blocks: list[Block], grad: Tensor, x: Tensor, *kept: Tensor, wanted: bool
+) -> tuple[Tensor | None, list[Tensor]]:
+    """The gradients of x, if it is wanted, and of the weights from those of the output; kept: the inner features of
+    each block, and the output.
+    """
+    *inner, out = kept
+    inputs = [x.to(grad.dtype)]
+    for block, features in zip(blocks[:-1], inner, strict=False):
+        inputs.append(_end(block, features, inputs[-1]))
+    of_weights = []
+    grad = threshold_backward(grad, out, 0)
+    for block in reversed(blocks):
+        x = inputs.pop()
+        grad, of_block = _of_block(block, grad, x, inner.pop(), wanted or bool(inputs))
+        of_weights[:0] = of_block
+        if inputs:
+            _mask_(grad, x)
+    return grad, of_weights
+
+
+def _of_block(
+    block: Block, grad: Tensor, x: Tensor, features: Tensor, wanted: bool
+) -> tuple[Tensor | None, list[Tensor]]:
+    """The gradients of a block's input x, if it is wanted, and of its weights from that of the sum before its last
+    ReLU; features: what its 3x3 convolution gives.
+    """
+    first, second, third, *shortcut = block
+    of_features, of_third = third.gradients(grad, features, (True, True))
+    _mask_(of_features, features)
+    between = first(x).relu_()
+    of_between, of_second = second.gradients(of_features, between, (True, True))
+    _mask_(of_between, between)
+    del between, of_features
+    of_x, of_first = first.gradients(of_between, x, (wanted, True))
+    of_shortcuts = []
+    for convolution in shortcut:
+        grad, of_weight = convolution.gradients(grad, x, (wanted, True))
+        of_shortcuts.append(of_weight)
+    return of_x.add_(grad) if wanted else None, [of_first, of_second, of_third, *of_shortcuts]
+
+
+def _blocks(geometries: list[list[Geometry]], fields: Iterable[Tensor]) -> list[Block]:
+    fields = iter(fields)
+    return [[Convolution(next(fields), next(fields), next(fields), g) for g in block] for block in geometries]
+
+
+def _end(block: Block, features: Tensor, x: Tensor) -> Tensor:
+    """What a block gives, from the features of its 3x3 convolution and its input x."""
+    _, _, third, *shortcut = block
+    return third(features).add_(shortcut[0](x) if shortcut else x).relu_()
+
+
+def _mask_(grad: Tensor, out: Tensor) -> None:
+    """Make the gradient of what ReLU gave, `out`, that of its input."""
+    threshold_backward.grad_input(grad, out, 0, grad_input=grad)
+
+
+def _images_at_once(grad: Tensor) -> int:
+    """How many images have features that the heap keeps when they are freed."""
+    if grad.device.type != "cpu":
+        return len(grad)
+    return max(1, LARGEST // (grad[0].numel() * grad.element_size()))
