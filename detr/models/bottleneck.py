@@ -1,6 +1,6 @@
 """Bottleneck blocks whose backward pass computes most of their features again, which saves memory for little work."""
 
-from collections.abc import Iterable
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -16,9 +16,10 @@ Block = list[Convolution]  # of 1x1, 3x3 and 1x1, and one for the shortcut where
 class Bottlenecks(Function):
     """Blocks in a row, as one function.
 
-    Of their features it keeps for the backward pass what goes in, what the 3x3 convolutions give and what comes out.
-    The outputs of 1x1 convolutions, larger and with less work in them, are computed again. On a CPU this is done for
-    some of the images at a time, whose features then fit into memory that others have freed.
+    Of their features it keeps for the backward pass what goes in, what the 3x3 convolutions take and give, and what
+    comes out. The sums of the blocks, and what a 3x3 convolution with a stride takes, are larger: 1x1 convolutions
+    compute them again. On a CPU this is done for some of the images at a time, whose features then fit into memory
+    that others have freed.
     """
 
     @staticmethod
@@ -26,23 +27,24 @@ class Bottlenecks(Function):
         """x (B, I, H, W), the geometries of each block's convolutions, and in `fields` weight, scale and bias of all of
         them one after the other -> (B, O, h, w).
         """
-        inner, out = [], x
-        for block in _blocks(geometries, fields):
+        kept, out = [], x
+        for block in _blocks(geometries, iter(fields)):
             first, second, *_ = block
-            inner.append(second(first(out).relu_()).relu_())
-            out = _end(block, inner[-1], out)
-        ctx.save_for_backward(*fields, x, *inner, out)
+            between = first(out).relu_()
+            features = second(between).relu_()
+            kept += [features, between] if _keeps_between(block) else [features]
+            out = _end(block, features, out)
+        ctx.save_for_backward(*fields, x, *kept, out)
         ctx.geometries = geometries
         return out
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
         """grad (B, O, h, w) -> the gradients of x and the weights."""
-        features = len(ctx.geometries) + 2
-        fields, kept = ctx.saved_tensors[:-features], [grad, *ctx.saved_tensors[-features:]]
-        blocks = _blocks(ctx.geometries, fields)
+        saved = iter(ctx.saved_tensors)
+        blocks = _blocks(ctx.geometries, saved)
         of_x, of_weights = [], None
-        for part in zip(*(tensor.split(_images_at_once(grad)) for tensor in kept), strict=True):
+        for part in zip(*(tensor.split(_images_at_once(grad)) for tensor in (grad, *saved)), strict=True):
             of_part, more = _of_blocks(blocks, *part, wanted=ctx.needs_input_grad[0])
             of_x.append(of_part)
             of_weights = more if of_weights is None else [a.add_(b) for a, b in zip(of_weights, more, strict=True)]
@@ -53,34 +55,34 @@ class Bottlenecks(Function):
 def _of_blocks(
     blocks: list[Block], grad: Tensor, x: Tensor, *kept: Tensor, wanted: bool
 ) -> tuple[Tensor | None, list[Tensor]]:
-    """The gradients of x, if it is wanted, and of the weights from those of the output; kept: the inner features of
-    each block, and the output.
-    """
+    """The gradients of x, if it is wanted, and of the weights from those of the output; kept: from the forward pass."""
     *inner, out = kept
+    inner = iter(inner)
+    inner = [[next(inner) for _ in range(1 + _keeps_between(block))] for block in blocks]
     inputs = [x.to(grad.dtype)]
-    for block, features in zip(blocks[:-1], inner, strict=False):
+    for block, (features, *_) in zip(blocks[:-1], inner, strict=False):
         inputs.append(_end(block, features, inputs[-1]))
     of_weights = []
     grad = threshold_backward(grad, out, 0)
     for block in reversed(blocks):
         x = inputs.pop()
-        grad, of_block = _of_block(block, grad, x, inner.pop(), wanted or bool(inputs))
-        of_weights[:0] = of_block
+        grad, of_block = _of_block(block, grad, x, *inner.pop(), wanted=wanted or bool(inputs))
+        of_weights = of_block + of_weights
         if inputs:
             _mask_(grad, x)
     return grad, of_weights
 
 
 def _of_block(
-    block: Block, grad: Tensor, x: Tensor, features: Tensor, wanted: bool
+    block: Block, grad: Tensor, x: Tensor, features: Tensor, between: Tensor | None = None, *, wanted: bool
 ) -> tuple[Tensor | None, list[Tensor]]:
     """The gradients of a block's input x, if it is wanted, and of its weights from that of the sum before its last
-    ReLU; features: what its 3x3 convolution gives.
+    ReLU; features, between: what its 3x3 convolution gives and takes.
     """
     first, second, third, *shortcut = block
     of_features, of_third = third.gradients(grad, features, (True, True))
     _mask_(of_features, features)
-    between = first(x).relu_()
+    between = first(x).relu_() if between is None else between
     of_between, of_second = second.gradients(of_features, between, (True, True))
     _mask_(of_between, between)
     del between, of_features
@@ -92,9 +94,13 @@ def _of_block(
     return of_x.add_(grad) if wanted else None, [of_first, of_second, of_third, *of_shortcuts]
 
 
-def _blocks(geometries: list[list[Geometry]], fields: Iterable[Tensor]) -> list[Block]:
-    fields = iter(fields)
+def _blocks(geometries: list[list[Geometry]], fields: Iterator[Tensor]) -> list[Block]:
     return [[Convolution(next(fields), next(fields), next(fields), g) for g in block] for block in geometries]
+
+
+def _keeps_between(block: Block) -> bool:
+    """Whether what the 3x3 convolution takes is as small as what it gives."""
+    return block[1].geometry[0] == 1
 
 
 def _end(block: Block, features: Tensor, x: Tensor) -> Tensor:

@@ -95,12 +95,13 @@ def test_the_figures_are_those_of_the_convolutions_to_the_bit(precision):
         assert torch.equal(a, b)
 
 
-def test_outputs_of_1x1_convolutions_are_not_kept():
+def test_what_is_large_is_not_kept():
+    """The sums of the blocks, and what the 3x3 convolution with a stride takes."""
     x, blocks = draw(PLACES["three, the first with a stride"])
     out = apply(x, blocks)
     given = {t.data_ptr() for t in (x, *fields(blocks))}
     kept = [t for t in out.grad_fn.saved_tensors if t.data_ptr() not in given]
-    assert [t.shape[1] for t in kept] == [3, 3, 4, 8]
+    assert [t.shape[1] for t in kept] == [3, 3, 3, 4, 4, 8]
     assert kept[-1].data_ptr() == out.data_ptr()
 
 
