@@ -43,16 +43,23 @@ class Folder:
         write_json(self.path / TRACKED, {"name": name, "tags": tags} | more)
 
 
+def own(path: Path) -> Path:
+    """The path of a file that is added to. InputError where it is a link: a folder that somebody else made would have
+    others' files read and written.
+    """
+    if path.is_symlink():
+        raise InputError(f"{path}: is a link; a run keeps its records itself")
+    return path
+
+
 class Journal:
     """Lines of JSON, each with its time, that are only ever added: a byte offset stays valid for good.
 
-    InputError where the file is a link: a folder that somebody else made would have others' files read and written.
+    InputError where the file is a link.
     """
 
     def __init__(self, path: Path) -> None:
-        if path.is_symlink():
-            raise InputError(f"{path}: is a link; a run keeps its records itself")
-        self.path = path
+        self.path = own(path)
 
     @property
     def size(self) -> int:

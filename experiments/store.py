@@ -158,8 +158,12 @@ def server_arguments(store: Store) -> list[str]:
     s3://..., and those who log need neither that disk nor its credentials.
     """
     root = "--default-artifact-root" if store.database else "--artifacts-destination"
-    arguments = ["--backend-store-uri", store.tracking_uri, root, store.artifact_root]
-    return [*arguments, "--host", store.host, "--port", str(store.port), "--workers", "1"]
+    return [root, store.artifact_root, "--host", store.host, "--port", str(store.port), "--workers", "1"]
+
+
+def server_variables(store: Store) -> dict[str, str]:
+    """The same, of what only its own user is to see: an address may have a password."""
+    return {"MLFLOW_BACKEND_STORE_URI": store.tracking_uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 
 def serve(store: Store) -> None:
@@ -167,9 +171,9 @@ def serve(store: Store) -> None:
     if store.is_server:
         raise StoreError(f"tracking_uri={store.address} is a server, and has a UI of its own")
     initialise(store)
-    os.environ["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"
     print(f"MLflow UI: http://{store.host}:{store.port}", flush=True)  # noqa: T201
-    os.execv(sys.executable, [sys.executable, "-m", "mlflow", "server", *server_arguments(store)])
+    command = [sys.executable, "-m", "mlflow", "server", *server_arguments(store)]
+    os.execve(sys.executable, command, os.environ | server_variables(store))
 
 
 if __name__ == "__main__":

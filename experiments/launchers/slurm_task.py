@@ -11,6 +11,7 @@ from typing import Any
 
 import submitit
 
+from experiments.folder import own
 from experiments.launchers import importable
 
 
@@ -27,7 +28,7 @@ class Task:
         if job.num_tasks > 1:
             submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
         log = self.log if job.global_rank == 0 else self.log.with_suffix(f".{job.global_rank}.log")
-        with log.open("a") as output:
+        with own(log).open("a") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", *self.module],
                 env=os.environ | importable(),

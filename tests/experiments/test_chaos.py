@@ -25,7 +25,7 @@ from detr.checkpoint import checkpoints
 from experiments import sync
 from experiments.lease import HELD
 from experiments.services import free_ports
-from experiments.store import ROOT, initialise, load_store, server_arguments
+from experiments.store import ROOT, initialise, load_store, server_arguments, server_variables
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(0)]
 
@@ -157,7 +157,7 @@ def served(folder: Path, port: int):
     store = replace(load_store(home / "mlflow.yaml"), port=port)
     initialise(store)
     command = [sys.executable, "-m", "mlflow", "server", *server_arguments(store)]
-    variables = os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
+    variables = os.environ | server_variables(store)
     with (home / "log").open("a") as log:
         process = subprocess.Popen(command, env=variables, stdout=log, stderr=log, start_new_session=True)
     try:

@@ -3,6 +3,7 @@
 import errno
 import signal
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -10,8 +11,11 @@ import torch
 from injection import worker
 
 from detr.data import open_split
+from detr.errors import InputError
 from experiments.faults import explain
 from experiments.folder import read_json, write_json
+from experiments.launchers.processes import Processes
+from experiments.launchers.slurm_task import Task
 from experiments.lease import held
 from experiments.rundir import RunDirectory
 from experiments.workers import mark_dead
@@ -144,4 +148,21 @@ def test_records_that_are_a_link_are_neither_read_nor_written(make_run, nowhere,
     (directory.path / "records.jsonl").symlink_to(others)
     assert worker(directory.path, nowhere, log=tmp_path / "worker.log") in (1, 2)
     assert "records.jsonl: is a link" in (tmp_path / "worker.log").read_text() + directory.status.get("error", "")
+    assert others.read_text() == "theirs"
+
+
+@pytest.mark.parametrize("launched", ["on this machine", "by SLURM"])
+def test_a_log_that_is_a_link_is_not_written(launched, tmp_path, monkeypatch):
+    log, others = tmp_path / "worker.log", tmp_path / "others"
+    others.write_text("theirs")
+    log.symlink_to(others)
+    module = ["json.tool"]
+    if launched == "by SLURM":
+        for name, value in {"_TEST_CLUSTER_": "slurm", "SLURM_JOB_ID": "1"}.items():
+            monkeypatch.setenv(name, value)
+        launch = Task(module, log)
+    else:
+        launch = partial(Processes(1, 1).start, module, log, print)
+    with pytest.raises(InputError, match="log: is a link"):
+        launch()
     assert others.read_text() == "theirs"

@@ -1,10 +1,12 @@
 """What a team shares: mlflow.yaml switches to it, and an ablation and a sweep run against servers started here."""
 
 import os
+import signal
 import stat
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import optuna
@@ -15,7 +17,7 @@ from mlflow import MlflowClient
 
 from experiments import names
 from experiments.postgres import lacking
-from experiments.services import Services, main
+from experiments.services import MLFLOW, Services, answers, free_ports, main
 from experiments.store import StoreError, load_store, serve, server_arguments, with_driver
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -76,7 +78,7 @@ def test_the_server_of_a_team_passes_artifacts_on(tmp_path, root):
     store = store_of(tmp_path, tracking_uri="postgresql+psycopg2://detr@db/mlflow", artifact_root=root)
     arguments = server_arguments(store)
     where = root if "://" in root else str(tmp_path / root)
-    assert arguments[:4] == ["--backend-store-uri", store.tracking_uri, "--artifacts-destination", where]
+    assert arguments[:2] == ["--artifacts-destination", where]
     assert store.artifact_uri == (
         root if "://" in root else (tmp_path / root).as_uri()
     )  # for who logs without a server
@@ -129,7 +131,41 @@ def test_servers_listen_on_the_loopback_and_keep_the_password_to_themselves(serv
     assert len(password) > 30
     for path in (services.client, services.server, services.folder / "server.log"):
         assert password not in path.read_text()
-    assert not any(password in " ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"]))
+    assert password not in command_lines()
+
+
+def test_a_server_keeps_the_password_of_its_address_from_its_command_line(services, tmp_path):
+    password = (services.folder / "passwords").read_text().strip().rpartition(":")[2]
+    address = services.postgres.address(MLFLOW).partition("?")[0].replace("@", f":{password}@")
+    (port,) = free_ports(1)
+    content = yaml.safe_load((ROOT / "mlflow.yaml").read_text())
+    content |= {"tracking_uri": address, "server": {"host": "127.0.0.1", "port": port}}
+    (tmp_path / "mlflow.yaml").write_text(yaml.safe_dump(content))
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "experiments.store"],
+            cwd=ROOT,
+            env=os.environ | {"DETR_STORE": str(tmp_path / "mlflow.yaml")},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+    try:
+        deadline = time.monotonic() + 60
+        while not answers(f"http://127.0.0.1:{port}/health") and server.poll() is None and time.monotonic() < deadline:
+            time.sleep(0.2)
+        said = (tmp_path / "log").read_text()
+        assert server.poll() is None, said
+        assert MlflowClient(f"http://127.0.0.1:{port}").search_experiments()  # it is that database's
+        assert password not in command_lines() + said
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
+
+
+def command_lines() -> str:
+    """Of all processes."""
+    return "\n".join(" ".join(process.info["cmdline"] or []) for process in psutil.process_iter(["cmdline"]))
 
 
 def test_an_ablation_goes_to_the_server_with_its_files(services):
