@@ -43,12 +43,12 @@ class Folder:
         write_json(self.path / TRACKED, {"name": name, "tags": tags} | more)
 
 
-def own(path: Path) -> Path:
-    """The path of a file that is added to. InputError where it is a link: a folder that somebody else made would have
-    others' files read and written.
+def not_a_link(path: Path) -> Path:
+    """The path. InputError where it is a link: a folder that somebody else made would have others' files read and
+    written.
     """
     if path.is_symlink():
-        raise InputError(f"{path}: is a link; a run keeps its records itself")
+        raise InputError(f"{path}: is a link; records and logs are files of their own")
     return path
 
 
@@ -59,7 +59,7 @@ class Journal:
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = own(path)
+        self.path = not_a_link(path)
 
     @property
     def size(self) -> int:

@@ -16,7 +16,7 @@ from detr.errors import InputError
 from experiments import tracking
 from experiments.best import write_ablation
 from experiments.display import print_table
-from experiments.folder import UPLOADED, Folder, write_json
+from experiments.folder import UPLOADED, Folder, not_a_link, write_json
 from experiments.launch import is_uploaded, preflight
 from experiments.launchers import Launcher, Process
 from experiments.launchers.choice import build_launcher
@@ -113,6 +113,8 @@ def run_phase(phase: Phase, launcher: Launcher, until: float, console: Console, 
     They take from the study what they do, as do those that other commands have started; this one waits for those, too,
     and takes over what they leave when they die. A worker that dies is replaced.
     """
+    for slot in range(launcher.width):
+        worker_log(phase, slot)  # one that is refused is refused before anything starts
     active: dict[int, Process] = {}
     crashes, ended, asked = 0, 0, False
     with phase.claim:
@@ -158,8 +160,8 @@ def start_worker(phase: Phase, launcher: Launcher, slot: int, until: float, watc
 
 
 def worker_log(phase: Phase, slot: int) -> Path:
-    """What a worker has to say; several commands append to it."""
-    return phase.folder / f"worker-{slot}.log"
+    """What a worker has to say; several commands append to it. InputError where it is a link."""
+    return not_a_link(phase.folder / f"worker-{slot}.log")
 
 
 def check_worker(process: Process, log: Path, console: Console) -> bool:

@@ -162,7 +162,9 @@ def server_arguments(store: Store) -> list[str]:
 
 
 def server_variables(store: Store) -> dict[str, str]:
-    """The same, of what only its own user is to see: an address may have a password."""
+    """What a server's environment says beside its arguments. The address may have a password, and every user of the
+    machine can read a command line.
+    """
     return {"MLFLOW_BACKEND_STORE_URI": store.tracking_uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
 
 

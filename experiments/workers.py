@@ -9,6 +9,7 @@ from rich.console import Console
 
 from experiments.design import Run
 from experiments.display import Display
+from experiments.folder import not_a_link
 from experiments.launchers import Launcher, Process
 from experiments.lease import HELD, owner
 from experiments.rundir import RunDirectory
@@ -43,6 +44,8 @@ class Workers:
     """
 
     def __init__(self, runs: list[Run], folder: Path, launcher: Launcher, display: Display, uploader: Uploader) -> None:
+        for run in runs:
+            worker_log(run.directory)  # one that is refused is refused before anything starts
         self.waiting = list(runs)
         self.folder, self.launcher, self.display, self.uploader = folder, launcher, display, uploader
         self.active: dict[Run, Process] = {}
@@ -101,7 +104,7 @@ class Workers:
         directory = RunDirectory.create(run, self.folder)
         module = ["experiments.worker", str(directory.path)]
         return self.launcher.start(
-            module, directory.path / "worker.log", partial(self.display.update, run.name, directory)
+            module, worker_log(directory.path), partial(self.display.update, run.name, directory)
         )
 
     def _finish(self, run: Run) -> None:
@@ -112,6 +115,11 @@ class Workers:
         self.uploader.folders.append(run.directory)
 
 
+def worker_log(directory: Path) -> Path:
+    """What the worker of a run has to say. InputError where it is a link."""
+    return not_a_link(directory / "worker.log")
+
+
 def mark_dead(directory: RunDirectory, code: int) -> None:
     """Mark a run failed whose worker died without a word, and which nobody else is training."""
     silent = code != EXIT_CODES["stopped"] and owner(directory.path) is None
@@ -119,6 +127,6 @@ def mark_dead(directory: RunDirectory, code: int) -> None:
         if code == -signal.SIGKILL:
             error = "the worker was killed, as systems do when memory runs out; the same command goes on"
         else:
-            log = (directory.path / "worker.log").read_text(errors="replace").strip().splitlines()
+            log = worker_log(directory.path).read_text(errors="replace").strip().splitlines()
             error = f"the worker died with code {code}: {log[-1] if log else 'no message'}"
         directory.update(state="failed", error=error)

@@ -1,4 +1,8 @@
-"""Bottleneck blocks whose backward pass computes most of their features again, which saves memory for little work."""
+"""Bottleneck blocks whose backward pass computes most of their features again, which saves memory for little work.
+
+Such recomputation, activation checkpointing, is also torch.utils.checkpoint's. Here it is that of the large features
+alone, and of a few images at a time.
+"""
 
 from collections.abc import Iterator
 
@@ -11,6 +15,13 @@ from detr.models.convolution import Convolution, Geometry
 
 threshold_backward = torch.ops.aten.threshold_backward
 Block = list[Convolution]  # of 1x1, 3x3 and 1x1, and one for the shortcut where it has one
+
+
+def bottlenecks(x: Tensor, blocks: list[Block]) -> Tensor:
+    """ResNet's bottleneck blocks one after the other: (B, I, H, W) -> (B, O, h, w)."""
+    geometries = [[convolution.geometry for convolution in block] for block in blocks]
+    fields = [field for block in blocks for *tensors, _ in block for field in tensors]
+    return Bottlenecks.apply(x, geometries, *fields)
 
 
 class Bottlenecks(Function):
@@ -40,40 +51,40 @@ class Bottlenecks(Function):
 
     @staticmethod
     def backward(ctx: FunctionCtx, grad: Tensor) -> tuple[Tensor | None, ...]:
-        """grad (B, O, h, w) -> the gradients of x and the weights."""
+        """grad (B, O, h, w) -> the gradients of x, if it is wanted, and of all weights."""
         saved = iter(ctx.saved_tensors)
         blocks = _blocks(ctx.geometries, saved)
         of_x, of_weights = [], None
         for part in zip(*(tensor.split(_images_at_once(grad)) for tensor in (grad, *saved)), strict=True):
-            of_part, more = _of_blocks(blocks, *part, wanted=ctx.needs_input_grad[0])
+            of_part, more = _gradients(blocks, *part, wanted=ctx.needs_input_grad[0])
             of_x.append(of_part)
             of_weights = more if of_weights is None else [a.add_(b) for a, b in zip(of_weights, more, strict=True)]
         of_fields = (gradient for weight in of_weights for gradient in (weight, None, None))
         return torch.cat(of_x) if ctx.needs_input_grad[0] else None, None, *of_fields
 
 
-def _of_blocks(
+def _gradients(
     blocks: list[Block], grad: Tensor, x: Tensor, *kept: Tensor, wanted: bool
 ) -> tuple[Tensor | None, list[Tensor]]:
     """The gradients of x, if it is wanted, and of the weights from those of the output; kept: from the forward pass."""
-    *inner, out = kept
-    inner = iter(inner)
-    inner = [[next(inner) for _ in range(1 + _keeps_between(block))] for block in blocks]
+    *between_ends, out = kept
+    tensors = iter(between_ends)
+    inner = [[next(tensors) for _ in range(1 + _keeps_between(block))] for block in blocks]
     inputs = [x.to(grad.dtype)]
-    for block, (features, *_) in zip(blocks[:-1], inner, strict=False):
-        inputs.append(_end(block, features, inputs[-1]))
+    for block, (features, *_) in zip(blocks[:-1], inner[:-1], strict=True):
+        inputs.append(_end(block, features, inputs[-1], grad.dtype))
     of_weights = []
     grad = threshold_backward(grad, out, 0)
     for block in reversed(blocks):
         x = inputs.pop()
-        grad, of_block = _of_block(block, grad, x, *inner.pop(), wanted=wanted or bool(inputs))
+        grad, of_block = _block_gradients(block, grad, x, *inner.pop(), wanted=wanted or bool(inputs))
         of_weights = of_block + of_weights
         if inputs:
             _mask_(grad, x)
     return grad, of_weights
 
 
-def _of_block(
+def _block_gradients(
     block: Block, grad: Tensor, x: Tensor, features: Tensor, between: Tensor | None = None, *, wanted: bool
 ) -> tuple[Tensor | None, list[Tensor]]:
     """The gradients of a block's input x, if it is wanted, and of its weights from that of the sum before its last
@@ -82,7 +93,7 @@ def _of_block(
     first, second, third, *shortcut = block
     of_features, of_third = third.gradients(grad, features, (True, True))
     _mask_(of_features, features)
-    between = first(x).relu_() if between is None else between
+    between = first(x, grad.dtype).relu_() if between is None else between
     of_between, of_second = second.gradients(of_features, between, (True, True))
     _mask_(of_between, between)
     del between, of_features
@@ -103,10 +114,10 @@ def _keeps_between(block: Block) -> bool:
     return block[1].geometry[0] == 1
 
 
-def _end(block: Block, features: Tensor, x: Tensor) -> Tensor:
+def _end(block: Block, features: Tensor, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
     """What a block gives, from the features of its 3x3 convolution and its input x."""
     _, _, third, *shortcut = block
-    return third(features).add_(shortcut[0](x) if shortcut else x).relu_()
+    return third(features, dtype).add_(shortcut[0](x, dtype) if shortcut else x).relu_()
 
 
 def _mask_(grad: Tensor, out: Tensor) -> None:
@@ -115,7 +126,7 @@ def _mask_(grad: Tensor, out: Tensor) -> None:
 
 
 def _images_at_once(grad: Tensor) -> int:
-    """How many images have features that the heap keeps when they are freed."""
+    """How many images make features smaller than those whose memory goes back to the system."""
     if grad.device.type != "cpu":
         return len(grad)
-    return max(1, LARGEST // (grad[0].numel() * grad.element_size()))
+    return max(1, (LARGEST - 1) // (grad[0].numel() * grad.element_size()))

@@ -25,9 +25,12 @@ class Convolution(NamedTuple):
     bias: Tensor
     geometry: Geometry
 
-    def __call__(self, x: Tensor) -> Tensor:
-        """x (B, I, H, W) -> (B, O, h, w), without a graph for the gradients below."""
-        return F.conv2d(x, self.scaled().to(x.dtype), self.bias.to(x.dtype), *self.geometry)
+    def __call__(self, x: Tensor, dtype: torch.dtype | None = None) -> Tensor:
+        """x (B, I, H, W) -> (B, O, h, w), for use inside of a Function.
+
+        dtype: of x, in a backward pass, where autocast does not convert the weights
+        """
+        return F.conv2d(x, self.scaled().to(dtype=dtype), self.bias.to(dtype=dtype), *self.geometry)
 
     def scaled(self) -> Tensor:
         """The weight with its scale."""

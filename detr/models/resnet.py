@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torchvision.models import resnet
 from torchvision.ops import FrozenBatchNorm2d
 
-from detr.models.bottleneck import Bottlenecks
+from detr.models.bottleneck import bottlenecks
 from detr.models.convolution import Convolution, ScaledConv2d
 
 
@@ -44,22 +44,20 @@ class Bottleneck(resnet.Bottleneck):
         out = conv_norm(out, self.conv2, self.bn2).relu_()
         return conv_norm(out, self.conv3, self.bn3).add_(_shortcut(self, x)).relu_()
 
+    def convolutions(self) -> list[Convolution]:
+        """Of 1x1, 3x3 and 1x1, and one for the shortcut where it has one."""
+        pairs = [(self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)]
+        return [folded(*pair) for pair in [*pairs, *([self.downsample] if self.downsample else [])]]
+
 
 class RecomputedBottlenecks(nn.Sequential):
     """Bottlenecks whose backward pass computes again what it costs little to compute."""
 
     def forward(self, x: Tensor) -> Tensor:
         """As those of its Bottlenecks one after the other."""
-        if not torch.is_grad_enabled():
-            return super().forward(x)
-        blocks = [
-            [folded(block.conv1, block.bn1), folded(block.conv2, block.bn2), folded(block.conv3, block.bn3)]
-            + ([] if block.downsample is None else [folded(*block.downsample)])
-            for block in self
-        ]
-        geometries = [[convolution.geometry for convolution in block] for block in blocks]
-        fields = [field for block in blocks for *tensors, _ in block for field in tensors]
-        return Bottlenecks.apply(x, geometries, *fields)
+        if not (torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters())):
+            return super().forward(x)  # which keeps nothing
+        return bottlenecks(x, [block.convolutions() for block in self])
 
 
 def _shortcut(block: BasicBlock | Bottleneck, x: Tensor) -> Tensor:

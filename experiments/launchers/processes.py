@@ -9,7 +9,6 @@ from pathlib import Path
 import torch
 
 from detr.errors import InputError
-from experiments.folder import own
 from experiments.launchers import importable
 
 MAX_CPU_WORKERS = 4  # by default
@@ -32,7 +31,7 @@ class Processes:
         """Start the process, in a session of its own so that Ctrl-C reaches us alone."""
         taken = [slot for slot, process in self.running.items() if process.poll() is None]
         slot = next(slot for slot in range(self.width) if slot not in taken)
-        with own(log).open("a") as output:
+        with log.open("a") as output:
             self.running[slot] = subprocess.Popen(
                 [sys.executable, "-m", *module],
                 env=os.environ | self.environments[slot] | importable(),

@@ -11,7 +11,7 @@ from typing import Any
 
 import submitit
 
-from experiments.folder import own
+from experiments.folder import not_a_link, write_json
 from experiments.launchers import importable
 
 
@@ -28,7 +28,7 @@ class Task:
         if job.num_tasks > 1:
             submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
         log = self.log if job.global_rank == 0 else self.log.with_suffix(f".{job.global_rank}.log")
-        with own(log).open("a") as output:
+        with not_a_link(log).open("a") as output:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", *self.module],
                 env=os.environ | importable(),
@@ -66,6 +66,4 @@ def read_job(log: Path) -> dict[str, Any]:
 
 def write_job(log: Path, content: dict[str, Any]) -> None:
     """Replace what is kept of a job in one step."""
-    beside = job_file(log).with_suffix(".job.unfinished")
-    beside.write_text(json.dumps(content))
-    beside.replace(job_file(log))
+    write_json(job_file(log), content)

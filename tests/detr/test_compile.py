@@ -70,7 +70,7 @@ def test_faults_of_the_input_stay_what_they_are(tiny_run, traced):
 
 def test_a_residual_network_is_one_graph_for_all_sizes():
     """In bfloat16, where a CPU has the library compute the gradients of convolutions, as GPUs do."""
-    network = ResNet(Bottleneck, [1, 1, 1, 1])
+    network = ResNet(Bottleneck, [1, 2, 1, 1])
     graphs = []
 
     def count(graph: torch.fx.GraphModule, _: list[torch.Tensor]) -> torch.fx.GraphModule:

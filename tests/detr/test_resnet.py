@@ -74,8 +74,27 @@ def test_the_network_computes_the_same_without_gradients(name):
     assert torch.equal(found, ours(x))
 
 
+@pytest.mark.parametrize("frozen", [False, True])
+def test_without_gradients_nothing_is_kept_for_them(frozen, monkeypatch):
+    ours, _ = pair("resnet50")
+    monkeypatch.setattr("detr.models.resnet.bottlenecks", lambda *_: pytest.fail("keeps features until it returns"))
+    x = torch.randn(1, 3, 64, 64, dtype=torch.float64)
+    if frozen:
+        ours.requires_grad_(False)(x)
+    else:
+        with torch.no_grad():
+            ours(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8])
+def test_images_of_another_type_are_refused(dtype):
+    ours, _ = pair("resnet50")
+    with pytest.raises(RuntimeError, match="should be the same"):
+        ours(torch.ones(1, 3, 64, 64, dtype=dtype))
+
+
 def test_layer2_computes_features_again():
-    """Of seven features between its convolutions, one of a block with a stride and two of the others."""
+    """Its input, one map of the block with a stride, two of each of the others, and its output are kept."""
     ours, _ = pair("resnet50")
     kept: list[tuple[int, ...]] = []
 

@@ -3,8 +3,8 @@
 import errno
 import signal
 import subprocess
-from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,11 +14,11 @@ from detr.data import open_split
 from detr.errors import InputError
 from experiments.faults import explain
 from experiments.folder import read_json, write_json
-from experiments.launchers.processes import Processes
 from experiments.launchers.slurm_task import Task
 from experiments.lease import held
 from experiments.rundir import RunDirectory
-from experiments.workers import mark_dead
+from experiments.search import run_phase
+from experiments.workers import Workers, mark_dead
 
 
 def test_a_full_disk_fails_the_run_which_goes_on_when_there_is_space(make_run, nowhere, small_disk, tmp_path):
@@ -151,18 +151,31 @@ def test_records_that_are_a_link_are_neither_read_nor_written(make_run, nowhere,
     assert others.read_text() == "theirs"
 
 
-@pytest.mark.parametrize("launched", ["on this machine", "by SLURM"])
-def test_a_log_that_is_a_link_is_not_written(launched, tmp_path, monkeypatch):
-    log, others = tmp_path / "worker.log", tmp_path / "others"
+def test_a_log_that_is_a_link_is_refused_before_anything_starts(make_run, tmp_path):
+    directory, others = make_run(tmp_path / "runs"), tmp_path / "others"
     others.write_text("theirs")
+    log = directory.path / "worker.log"
     log.symlink_to(others)
-    module = ["json.tool"]
-    if launched == "by SLURM":
-        for name, value in {"_TEST_CLUSTER_": "slurm", "SLURM_JOB_ID": "1"}.items():
-            monkeypatch.setenv(name, value)
-        launch = Task(module, log)
-    else:
-        launch = partial(Processes(1, 1).start, module, log, print)
+    runs = [SimpleNamespace(directory=tmp_path / "runs" / "another"), SimpleNamespace(directory=directory.path)]
     with pytest.raises(InputError, match="log: is a link"):
-        launch()
-    assert others.read_text() == "theirs"
+        Workers(runs, tmp_path, launcher=None, display=None, uploader=None)
+    with pytest.raises(InputError, match="log: is a link"):  # nor is its last line told
+        mark_dead(directory, 1)
+    assert "theirs" not in str(directory.status)
+
+
+def test_a_log_of_a_sweep_that_is_a_link_is_refused_before_anything_starts(tmp_path):
+    (tmp_path / "worker-1.log").symlink_to(tmp_path / "others")
+    phase, launcher = SimpleNamespace(folder=tmp_path), SimpleNamespace(width=2)
+    with pytest.raises(InputError, match=r"worker-1.log: is a link"):
+        run_phase(phase, launcher, until=0, console=None, stop=None)
+
+
+def test_a_job_of_slurm_does_not_write_to_a_link(tmp_path, monkeypatch):
+    """The log of a further task of the job."""
+    for name, value in {"_TEST_CLUSTER_": "slurm", "SLURM_JOB_ID": "1", "SLURM_PROCID": "2"}.items():
+        monkeypatch.setenv(name, value)
+    (tmp_path / "worker.2.log").symlink_to(tmp_path / "others")
+    with pytest.raises(InputError, match=r"worker.2.log: is a link"):
+        Task(["json.tool"], tmp_path / "worker.log")()
+    assert not (tmp_path / "others").exists()

@@ -18,7 +18,7 @@ from mlflow import MlflowClient
 from experiments import names
 from experiments.postgres import lacking
 from experiments.services import MLFLOW, Services, answers, free_ports, main
-from experiments.store import StoreError, load_store, serve, server_arguments, with_driver
+from experiments.store import StoreError, load_store, serve, server_arguments, server_variables, with_driver
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = (
@@ -79,6 +79,7 @@ def test_the_server_of_a_team_passes_artifacts_on(tmp_path, root):
     arguments = server_arguments(store)
     where = root if "://" in root else str(tmp_path / root)
     assert arguments[:2] == ["--artifacts-destination", where]
+    assert server_variables(store)["MLFLOW_BACKEND_STORE_URI"] == store.tracking_uri
     assert store.artifact_uri == (
         root if "://" in root else (tmp_path / root).as_uri()
     )  # for who logs without a server
@@ -156,7 +157,8 @@ def test_a_server_keeps_the_password_of_its_address_from_its_command_line(servic
             time.sleep(0.2)
         said = (tmp_path / "log").read_text()
         assert server.poll() is None, said
-        assert MlflowClient(f"http://127.0.0.1:{port}").search_experiments()  # it is that database's
+        MlflowClient(f"http://127.0.0.1:{port}").create_experiment("through another server")
+        assert MlflowClient(load_store(services.client).tracking_uri).get_experiment_by_name("through another server")
         assert password not in command_lines() + said
     finally:
         os.killpg(server.pid, signal.SIGTERM)
