@@ -47,7 +47,9 @@ class Bottleneck(resnet.Bottleneck):
     def convolutions(self) -> list[Convolution]:
         """Of 1x1, 3x3 and 1x1, and one for the shortcut where it has one."""
         pairs = [(self.conv1, self.bn1), (self.conv2, self.bn2), (self.conv3, self.bn3)]
-        return [folded(*pair) for pair in [*pairs, *([self.downsample] if self.downsample else [])]]
+        if self.downsample is not None:
+            pairs.append(self.downsample)
+        return [folded(*pair) for pair in pairs]
 
 
 class RecomputedBottlenecks(nn.Sequential):
