@@ -37,7 +37,7 @@ class Convolution(NamedTuple):
         return self.weight * self.scale[:, None, None, None]
 
     def gradients(self, grad: Tensor, x: Tensor, wanted: tuple[bool, bool]) -> tuple[Tensor | None, Tensor | None]:
-        """grad (B, O, h, w) of the output, and x (B, I, H, W) -> the gradients of x and weight, each if it is wanted."""
+        """grad (B, O, h, w) of the output, x (B, I, H, W) -> the gradients of x and weight, each if it is wanted."""
         x, pairs = x.to(grad.dtype), [[n, n] for n in self.geometry]
         of_x = of_weight = None
         if wanted[1]:
