@@ -13,6 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import Function, FunctionCtx
 
+from detr.models import winograd
+
 convolution_backward = torch.ops.aten.convolution_backward  # the library's, for any device and type
 Geometry = tuple[int, int, int]  # stride, padding, dilation
 
@@ -30,6 +32,8 @@ class Convolution(NamedTuple):
 
         dtype: of x, in a backward pass, where autocast does not convert the weights
         """
+        if self._is_winograds(x) and not torch.is_autocast_enabled("cpu"):
+            return winograd.convolution(x, self.scaled(), self.bias)
         return F.conv2d(x, self.scaled().to(dtype=dtype), self.bias.to(dtype=dtype), *self.geometry)
 
     def scaled(self) -> Tensor:
@@ -38,20 +42,33 @@ class Convolution(NamedTuple):
 
     def gradients(self, grad: Tensor, x: Tensor, wanted: tuple[bool, bool]) -> tuple[Tensor | None, Tensor | None]:
         """grad (B, O, h, w) of the output, x (B, I, H, W) -> the gradients of x and weight, each if it is wanted."""
-        x, pairs = x.to(grad.dtype), [[n, n] for n in self.geometry]
-        of_x = of_weight = None
-        if wanted[1]:
-            if grad.device.type == "cpu" and grad.dtype.itemsize >= 4:
-                of_weight = weight_gradient(x, grad, self.weight.shape[-1], *self.geometry)
-            else:
-                _, of_weight, _ = convolution_backward(
-                    grad, x, self.weight.to(grad.dtype), None, *pairs, False, [0, 0], 1, [False, True, False]
-                )
-            of_weight = of_weight.to(self.weight.dtype).mul_(self.scale[:, None, None, None])
-        if wanted[0]:
-            scaled = self.scaled().to(grad.dtype)
-            of_x, _, _ = convolution_backward(grad, x, scaled, None, *pairs, False, [0, 0], 1, [True, False, False])
-        return of_x, of_weight
+        x = x.to(grad.dtype)
+        of_weight = self._weight_gradient(grad, x) if wanted[1] else None
+        return self._input_gradient(grad, x) if wanted[0] else None, of_weight
+
+    def _weight_gradient(self, grad: Tensor, x: Tensor) -> Tensor:
+        if self._is_winograds(x):
+            result = winograd.weight_gradient(x, grad)
+        elif _is_exact_on_a_cpu(x):
+            result = weight_gradient(x, grad, self.weight.shape[-1], *self.geometry)
+        else:
+            _, result = self._torchs_gradients(grad, x, self.weight.to(grad.dtype), False, True)
+        return result.to(self.weight.dtype).mul_(self.scale[:, None, None, None])
+
+    def _input_gradient(self, grad: Tensor, x: Tensor) -> Tensor:
+        scaled = self.scaled().to(grad.dtype)
+        if self._is_winograds(x):
+            return winograd.input_gradient(grad, scaled)
+        return self._torchs_gradients(grad, x, scaled, True, False)[0]
+
+    def _torchs_gradients(self, grad: Tensor, x: Tensor, weight: Tensor, *wanted: bool) -> list[Tensor | None]:
+        pairs = [[n, n] for n in self.geometry]
+        return convolution_backward(grad, x, weight, None, *pairs, False, [0, 0], 1, [*wanted, False])[:2]
+
+    def _is_winograds(self, x: Tensor) -> bool:
+        if not _is_exact_on_a_cpu(x) or self.weight.shape[-1] != 3 or self.geometry != (1, 1, 1):
+            return False
+        return winograd.is_faster(x, self.weight)
 
 
 class ScaledConv2d(Function):
@@ -95,6 +112,10 @@ def weight_gradient(x: Tensor, grad: Tensor, size: int, stride: int, padding: in
                 seeing = slice(seen.start - shift, seen.stop - shift)
                 torch.mm(outputs[seeing].t(), inputs[seen], out=result[:, i, j])
     return result.permute(0, 3, 1, 2)
+
+
+def _is_exact_on_a_cpu(x: Tensor) -> bool:
+    return x.device.type == "cpu" and x.dtype.itemsize >= 4
 
 
 def _tokens(x: Tensor) -> Tensor:
