@@ -17,7 +17,6 @@ from detr.heap import LARGEST
 TILE = 4  # outputs in each direction, which see TILE + 2 inputs
 # And infinity. Errors are 1 to 2 x those of oneDNN's convolution; with the article's 1 and 2 they are 4 to 7 x.
 POINTS = torch.tensor([0, 2 / 3, -2 / 3, 3 / 2, -3 / 2], dtype=torch.float64)
-BYTES_AT_ONCE = 4 * 2**20  # of values, so that the processor's cache has them still for their product
 
 
 def _values(size: int) -> Tensor:
@@ -35,67 +34,71 @@ OUTPUT = _in_both_directions(_values(TILE)).T  # (16, 36)
 
 
 def is_faster(x: Tensor, weight: Tensor) -> bool:
-    """Whether it is for x (B, I, H, W) and weight (O, I, 3, 3), by measurements (docs/performance.md): the tensors must
-    be thick enough for products of matrices, and the values of the weight few enough.
+    """Whether it is for x (B, I, H, W) and weight (O, I, 3, 3): what is done for a pixel, an input and an output each
+    must be little of the products of matrices. The factors are measured (benchmarks/winograd.py).
     """
-    outputs, inputs = weight.shape[:2]
-    tiles = len(x) * -(-x.shape[2] // TILE) * -(-x.shape[3] // TILE)
-    num_bytes = len(WEIGHT) * outputs * inputs * weight.itemsize
-    return num_bytes < LARGEST and 1 / tiles + 1 / inputs + 1 / outputs < 1 / 45
+    pixels = len(x) * x.shape[2] * x.shape[3]
+    return 1 / weight.shape[0] + 1 / weight.shape[1] + 5 / pixels < 1 / 50
 
 
 def convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """conv2d(x, weight, bias, padding=1): x (B, I, H, W), weight (O, I, 3, 3), bias (O,) -> (B, O, H, W)."""
-    return _convolved(x, weight.permute(2, 3, 1, 0), bias)
+    return _convolved(x, _transformed(WEIGHT, _places(weight)).permute(1, 2, 0), bias)
 
 
 def input_gradient(grad: Tensor, weight: Tensor) -> Tensor:
     """grad (B, O, H, W) of the output, weight (O, I, 3, 3) -> the gradient (B, I, H, W) of the input."""
-    return _convolved(grad, weight.flip(2, 3).permute(2, 3, 0, 1), grad.new_zeros(weight.shape[1]))
+    factors = _transformed(WEIGHT.flip(1), _places(weight))  # of the kernel turned by half a circle
+    return _convolved(grad, factors.transpose(0, 1), grad.new_zeros(weight.shape[1]))
 
 
 def weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
     """x (B, I, H, W), grad (B, O, H, W) of the output -> the gradient (O, I, 3, 3) of the weight."""
     values = x.new_zeros(len(WEIGHT), grad.shape[1], x.shape[1])
     for rows in _bands(x):
-        values.baddbmm_(_transformed(OUTPUT.T, _tiles(grad, rows, 0)).mT, _transformed(INPUT, _tiles(x, rows, 1)))
-    result = _transformed(WEIGHT.T, values).unflatten(0, (3, 3)).permute(2, 3, 0, 1)
-    return result.contiguous(memory_format=torch.channels_last)
+        seeing = _transformed(OUTPUT.T, _tiles(grad, rows, 0).flatten(3, 4).flatten(0, 2))
+        seen = _transformed(INPUT, _tiles(x, rows, 1).flatten(3, 4).flatten(0, 2))
+        values.baddbmm_(seeing.permute(1, 2, 0), seen.transpose(0, 1))
+    return _transformed(WEIGHT.T, values.transpose(0, 1)).unflatten(1, (3, 3)).permute(0, 3, 1, 2)
 
 
-def _convolved(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """x (B, I, H, W), weight (3, 3, I, O), bias (O,) -> (B, O, H, W)."""
-    factors = _transformed(WEIGHT, weight)  # (36, I, O)
+def _convolved(x: Tensor, factors: Tensor, bias: Tensor) -> Tensor:
+    """x (B, I, H, W), the weight's values (36, I, O), bias (O,) -> (B, O, H, W)."""
     size = len(x), len(bias), *x.shape[2:]
     out = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     for rows in _bands(x):
         tiles = _tiles(x, rows, 1)
-        outputs = _transformed(OUTPUT, _transformed(INPUT, tiles) @ factors)
-        outputs = outputs.view(TILE, TILE, *tiles.shape[2:5], -1).permute(2, 3, 0, 4, 1, 5).flatten(3, 4).flatten(1, 2)
+        seen = _transformed(INPUT, tiles.flatten(3, 4).flatten(0, 2))
+        outputs = _transformed(OUTPUT, (seen.transpose(0, 1) @ factors).transpose(0, 1))
+        outputs = outputs.view(*tiles.shape[:3], TILE, TILE, -1).transpose(2, 3).flatten(3, 4).flatten(1, 2)
         into = out[:, :, rows].permute(0, 2, 3, 1)
         torch.add(outputs[:, : into.shape[1], : into.shape[2]], bias, out=into)
     return out
 
 
 def _bands(x: Tensor) -> Iterator[slice]:
-    """Rows of x (B, C, H, W) whose tiles' values are not too many for the cache."""
+    """Rows of x (B, C, H, W) whose tiles' values go into memory that the heap keeps."""
     of_a_row_of_tiles = len(INPUT) * len(x) * -(-x.shape[3] // TILE) * x.shape[1] * x.itemsize
-    size = TILE * max(1, BYTES_AT_ONCE // of_a_row_of_tiles)
+    size = TILE * max(1, (LARGEST - 1) // of_a_row_of_tiles)
     return (slice(start, min(start + size, x.shape[2])) for start in range(0, x.shape[2], size))
 
 
 def _tiles(x: Tensor, rows: slice, edge: int) -> Tensor:
-    """(B, C, H, W) -> (n, n, B, rows, columns, C), a view of each tile and what is `edge` around it; n = TILE + 2 edge.
+    """(B, C, H, W) -> (B, rows, columns, n, n, C), a view of each tile and what is `edge` around it; n = TILE + 2 edge.
     Beyond the image are zeros.
     """
     height, width = x.shape[-2:]
     below = rows.stop + (rows.start - rows.stop) % TILE - height
     x = F.pad(x, (edge, edge + -width % TILE, edge - rows.start, edge + below))  # or cut off, where negative
     size = TILE + 2 * edge
-    return x.unfold(2, size, TILE).unfold(3, size, TILE).permute(4, 5, 0, 2, 3, 1)
+    return x.unfold(2, size, TILE).unfold(3, size, TILE).permute(0, 2, 3, 4, 5, 1)
+
+
+def _places(weight: Tensor) -> Tensor:
+    """(O, I, 3, 3) -> (O, 9, I)."""
+    return weight.flatten(2).transpose(1, 2)
 
 
 def _transformed(matrix: Tensor, parts: Tensor) -> Tensor:
-    """matrix (m, n) times the n numbers in the first dimensions of (..., C) -> (m, N, C)."""
-    product = matrix.to(parts.dtype) @ parts.reshape(matrix.shape[1], -1)
-    return product.view(len(matrix), -1, parts.shape[-1])
+    """(m, n), (N, n, C) -> (N, m, C)."""
+    return matrix.to(parts.dtype) @ parts
