@@ -24,7 +24,8 @@ import torch
 
 FOLDER = Path(__file__).parent
 ALL = (
-    "start", "losses", "input_pipeline", "training_step", "bootstrap", "evaluation", "reading", "overhead", "growth"
+    "start", "losses", "input_pipeline", "training_step", "winograd", "bootstrap", "evaluation", "reading", "overhead",
+    "growth",
 )  # fmt: skip
 PEERS = ("transformers", "torchmetrics", "faster_coco_eval")  # of the extra `bench`
 COLUMNS = ["what", "peer", "work", "ratio", "spread", "aim", "figures"]

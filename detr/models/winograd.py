@@ -6,7 +6,7 @@ their coefficients, in both directions; what is left of a layer is a product of 
 points. All convolutions here have stride 1, padding 1 and dilation 1.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 import torch.nn.functional as F
@@ -38,49 +38,61 @@ def is_faster(x: Tensor, weight: Tensor) -> bool:
     must be little of the products of matrices. The factors are measured (benchmarks/winograd.py).
     """
     pixels = len(x) * x.shape[2] * x.shape[3]
-    return 1 / weight.shape[0] + 1 / weight.shape[1] + 5 / pixels < 1 / 50
+    return 1 / weight.shape[0] + 1 / weight.shape[1] + 5 / pixels < 0.017
 
 
 def convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """conv2d(x, weight, bias, padding=1): x (B, I, H, W), weight (O, I, 3, 3), bias (O,) -> (B, O, H, W)."""
-    return _convolved(x, _transformed(WEIGHT, _places(weight)).permute(1, 2, 0), bias)
+    places = _places(weight)
+    return _convolved(x, bias, lambda outputs: _transformed(WEIGHT, places[outputs]).permute(1, 2, 0))
 
 
 def input_gradient(grad: Tensor, weight: Tensor) -> Tensor:
     """grad (B, O, H, W) of the output, weight (O, I, 3, 3) -> the gradient (B, I, H, W) of the input."""
-    factors = _transformed(WEIGHT.flip(1), _places(weight))  # of the kernel turned by half a circle
-    return _convolved(grad, factors.transpose(0, 1), grad.new_zeros(weight.shape[1]))
+    places, turned = _places(weight), WEIGHT.flip(1)  # for the kernel turned by half a circle
+    no_bias = grad.new_zeros(weight.shape[1])
+    return _convolved(grad, no_bias, lambda inputs: _transformed(turned, places[..., inputs]).transpose(0, 1))
 
 
 def weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
     """x (B, I, H, W), grad (B, O, H, W) of the output -> the gradient (O, I, 3, 3) of the weight."""
-    values = x.new_zeros(len(WEIGHT), grad.shape[1], x.shape[1])
-    for rows in _bands(x):
-        seeing = _transformed(OUTPUT.T, _tiles(grad, rows, 0).flatten(3, 4).flatten(0, 2))
-        seen = _transformed(INPUT, _tiles(x, rows, 1).flatten(3, 4).flatten(0, 2))
-        values.baddbmm_(seeing.permute(1, 2, 0), seen.transpose(0, 1))
-    return _transformed(WEIGHT.T, values.transpose(0, 1)).unflatten(1, (3, 3)).permute(0, 3, 1, 2)
+    result = x.new_empty(grad.shape[1], 9, x.shape[1])
+    for outputs in _parts(len(result), x.shape[1] * x.itemsize):
+        values = x.new_zeros(len(WEIGHT), len(result[outputs]), x.shape[1])
+        for rows in _bands(x):
+            seeing = _transformed(OUTPUT.T, _tiles(grad[:, outputs], rows, 0).flatten(3, 4).flatten(0, 2))
+            seen = _transformed(INPUT, _tiles(x, rows, 1).flatten(3, 4).flatten(0, 2))
+            values.baddbmm_(seeing.permute(1, 2, 0), seen.transpose(0, 1))
+        torch.matmul(WEIGHT.T.to(x.dtype), values.transpose(0, 1), out=result[outputs])
+    return result.unflatten(1, (3, 3)).permute(0, 3, 1, 2)
 
 
-def _convolved(x: Tensor, factors: Tensor, bias: Tensor) -> Tensor:
-    """x (B, I, H, W), the weight's values (36, I, O), bias (O,) -> (B, O, H, W)."""
+def _convolved(x: Tensor, bias: Tensor, factors: Callable[[slice], Tensor]) -> Tensor:
+    """x (B, I, H, W), bias (O,), and the weight's values (36, I, part) for a part of the outputs -> (B, O, H, W)."""
     size = len(x), len(bias), *x.shape[2:]
     out = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
     for rows in _bands(x):
         tiles = _tiles(x, rows, 1)
-        seen = _transformed(INPUT, tiles.flatten(3, 4).flatten(0, 2))
-        outputs = _transformed(OUTPUT, (seen.transpose(0, 1) @ factors).transpose(0, 1))
-        outputs = outputs.view(*tiles.shape[:3], TILE, TILE, -1).transpose(2, 3).flatten(3, 4).flatten(1, 2)
-        into = out[:, :, rows].permute(0, 2, 3, 1)
-        torch.add(outputs[:, : into.shape[1], : into.shape[2]], bias, out=into)
+        seen = _transformed(INPUT, tiles.flatten(3, 4).flatten(0, 2)).transpose(0, 1)
+        for part in _parts(len(bias), x.shape[1] * x.itemsize):
+            outputs = _transformed(OUTPUT, (seen @ factors(part)).transpose(0, 1))
+            outputs = outputs.view(*tiles.shape[:3], TILE, TILE, -1).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+            into = out[:, part, rows].permute(0, 2, 3, 1)
+            torch.add(outputs[:, : into.shape[1], : into.shape[2]], bias[part], out=into)
     return out
 
 
 def _bands(x: Tensor) -> Iterator[slice]:
-    """Rows of x (B, C, H, W) whose tiles' values go into memory that the heap keeps."""
-    of_a_row_of_tiles = len(INPUT) * len(x) * -(-x.shape[3] // TILE) * x.shape[1] * x.itemsize
-    size = TILE * max(1, (LARGEST - 1) // of_a_row_of_tiles)
-    return (slice(start, min(start + size, x.shape[2])) for start in range(0, x.shape[2], size))
+    """Rows of x (B, C, H, W), whole tiles but for the last."""
+    height, width = x.shape[2:]
+    tiles = _parts(-(-height // TILE), len(x) * -(-width // TILE) * x.shape[1] * x.itemsize)
+    return (slice(TILE * rows.start, min(TILE * rows.stop, height)) for rows in tiles)
+
+
+def _parts(size: int, num_bytes: int) -> Iterator[slice]:
+    """Of `size` things, for each of which the points take 36 x num_bytes, as many at once as the heap keeps."""
+    at_once = max(1, (LARGEST - 1) // (len(INPUT) * num_bytes))
+    return (slice(start, min(start + at_once, size)) for start in range(0, size, at_once))
 
 
 def _tiles(x: Tensor, rows: slice, edge: int) -> Tensor:
