@@ -1,8 +1,9 @@
 """Convolutions with scaled weights whose backward pass costs a CPU little time and memory.
 
-The scaled weights are not kept for the backward pass, which computes them again. The gradient of the weights is a
-product of matrices for each place of the kernel: with the channels last, oneDNN's takes two to four times as long as
-its forward pass, and its error is ten times as large (docs/performance.md).
+The scaled weights are not kept for the backward pass, which computes them again. 3x3 convolutions are Winograd's where
+these are faster. Elsewhere the gradient of the weights is a product of matrices for each place of the kernel: with the
+channels last, oneDNN's takes two to four times as long as its forward pass, and its error is ten times as large
+(docs/performance.md).
 """
 
 from itertools import product
@@ -32,7 +33,7 @@ class Convolution(NamedTuple):
 
         dtype: of x, in a backward pass, where autocast does not convert the weights
         """
-        if self._is_winograds(x) and not torch.is_autocast_enabled("cpu"):
+        if self._is_winograds(x):
             return winograd.convolution(x, self.scaled(), self.bias)
         return F.conv2d(x, self.scaled().to(dtype=dtype), self.bias.to(dtype=dtype), *self.geometry)
 
@@ -49,26 +50,28 @@ class Convolution(NamedTuple):
     def _weight_gradient(self, grad: Tensor, x: Tensor) -> Tensor:
         if self._is_winograds(x):
             result = winograd.weight_gradient(x, grad)
-        elif _is_exact_on_a_cpu(x):
+        elif _in_full_precision_on_a_cpu(x):
             result = weight_gradient(x, grad, self.weight.shape[-1], *self.geometry)
         else:
-            _, result = self._torchs_gradients(grad, x, self.weight.to(grad.dtype), False, True)
+            _, result = self._torchs_gradients(grad, x, self.weight.to(grad.dtype), wanted=(False, True))
         return result.to(self.weight.dtype).mul_(self.scale[:, None, None, None])
 
     def _input_gradient(self, grad: Tensor, x: Tensor) -> Tensor:
         scaled = self.scaled().to(grad.dtype)
         if self._is_winograds(x):
             return winograd.input_gradient(grad, scaled)
-        return self._torchs_gradients(grad, x, scaled, True, False)[0]
+        return self._torchs_gradients(grad, x, scaled, wanted=(True, False))[0]
 
-    def _torchs_gradients(self, grad: Tensor, x: Tensor, weight: Tensor, *wanted: bool) -> list[Tensor | None]:
+    def _torchs_gradients(
+        self, grad: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool]
+    ) -> list[Tensor | None]:
         pairs = [[n, n] for n in self.geometry]
         return convolution_backward(grad, x, weight, None, *pairs, False, [0, 0], 1, [*wanted, False])[:2]
 
     def _is_winograds(self, x: Tensor) -> bool:
-        if not _is_exact_on_a_cpu(x) or self.weight.shape[-1] != 3 or self.geometry != (1, 1, 1):
+        if not _in_full_precision_on_a_cpu(x) or torch.is_autocast_enabled("cpu"):
             return False
-        return winograd.is_faster(x, self.weight)
+        return self.weight.shape[-1] == 3 and self.geometry == (1, 1, 1) and winograd.is_faster(x, self.weight)
 
 
 class ScaledConv2d(Function):
@@ -114,7 +117,7 @@ def weight_gradient(x: Tensor, grad: Tensor, size: int, stride: int, padding: in
     return result.permute(0, 3, 1, 2)
 
 
-def _is_exact_on_a_cpu(x: Tensor) -> bool:
+def _in_full_precision_on_a_cpu(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype.itemsize >= 4
 
 

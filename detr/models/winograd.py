@@ -1,9 +1,10 @@
-"""3x3 convolutions with a quarter of the multiplications, for CPUs: Winograd's F(4x4, 3x3) in the form of Lavin and
-Gray (2016, arXiv:1509.09308).
+"""3x3 convolutions whose products of matrices take a quarter of the multiplications, for CPUs: Winograd's F(4x4, 3x3)
+in the form of Lavin and Gray (2016, arXiv:1509.09308).
 
-A row of a tile is a polynomial, and so is a row of the weight. Their values at six points are multiplied instead of
-their coefficients, in both directions; what is left of a layer is a product of matrices for each of the 36 pairs of
-points. All convolutions here have stride 1, padding 1 and dilation 1.
+The product of polynomials with 4 and with 3 coefficients is that of their values at six points. A convolution, four
+outputs of six inputs, is its transpose: the weight goes to its values, and inputs and outputs through the transposed
+matrices. In two directions that makes 36 products for a tile instead of 16 x 9. All convolutions here have stride 1,
+padding 1 and dilation 1. A number that is not finite makes all of its tile NaN.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,7 +16,7 @@ from torch import Tensor
 from detr.heap import LARGEST
 
 TILE = 4  # outputs in each direction, which see TILE + 2 inputs
-# And infinity. Errors are 1 to 2 x those of oneDNN's convolution; with the article's 1 and 2 they are 4 to 7 x.
+# And infinity. Of all tried, these give the smallest rounding errors (docs/performance.md).
 POINTS = torch.tensor([0, 2 / 3, -2 / 3, 3 / 2, -3 / 2], dtype=torch.float64)
 
 
@@ -34,19 +35,21 @@ OUTPUT = _in_both_directions(_values(TILE)).T  # (16, 36)
 
 
 def is_faster(x: Tensor, weight: Tensor) -> bool:
-    """Whether it is for x (B, I, H, W) and weight (O, I, 3, 3): what is done for a pixel, an input and an output each
-    must be little of the products of matrices. The factors are measured (benchmarks/winograd.py).
+    """Whether this is at least 1.3 x as fast as the library for x (B, I, H, W) and weight (O, I, 3, 3): the work for
+    each pixel, input and output must be small beside the products. The factors are measured (benchmarks/winograd.py).
     """
     pixels = len(x) * x.shape[2] * x.shape[3]
-    return 1 / weight.shape[0] + 1 / weight.shape[1] + 5 / pixels < 0.017
+    return pixels * (0.017 - 1 / weight.shape[0] - 1 / weight.shape[1]) > 5
 
 
+@torch.compiler.disable  # which would compile it for each size
 def convolution(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """conv2d(x, weight, bias, padding=1): x (B, I, H, W), weight (O, I, 3, 3), bias (O,) -> (B, O, H, W)."""
     places = _places(weight)
     return _convolved(x, bias, lambda outputs: _transformed(WEIGHT, places[outputs]).permute(1, 2, 0))
 
 
+@torch.compiler.disable  # which would compile it for each size
 def input_gradient(grad: Tensor, weight: Tensor) -> Tensor:
     """grad (B, O, H, W) of the output, weight (O, I, 3, 3) -> the gradient (B, I, H, W) of the input."""
     places, turned = _places(weight), WEIGHT.flip(1)  # for the kernel turned by half a circle
@@ -54,6 +57,7 @@ def input_gradient(grad: Tensor, weight: Tensor) -> Tensor:
     return _convolved(grad, no_bias, lambda inputs: _transformed(turned, places[..., inputs]).transpose(0, 1))
 
 
+@torch.compiler.disable  # which would compile it for each size
 def weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
     """x (B, I, H, W), grad (B, O, H, W) of the output -> the gradient (O, I, 3, 3) of the weight."""
     result = x.new_empty(grad.shape[1], 9, x.shape[1])
@@ -90,14 +94,15 @@ def _bands(x: Tensor) -> Iterator[slice]:
 
 
 def _parts(size: int, num_bytes: int) -> Iterator[slice]:
-    """Of `size` things, for each of which the points take 36 x num_bytes, as many at once as the heap keeps."""
-    at_once = max(1, (LARGEST - 1) // (len(INPUT) * num_bytes))
+    """Of `size` things, each num_bytes for each of the 36 products, equal parts that the heap keeps."""
+    most = max(1, (LARGEST - 1) // (len(INPUT) * num_bytes))
+    at_once = -(-size // -(-size // most))
     return (slice(start, min(start + at_once, size)) for start in range(0, size, at_once))
 
 
 def _tiles(x: Tensor, rows: slice, edge: int) -> Tensor:
-    """(B, C, H, W) -> (B, rows, columns, n, n, C), a view of each tile and what is `edge` around it; n = TILE + 2 edge.
-    Beyond the image are zeros.
+    """(B, C, H, W) -> (B, rows, columns, n, n, C): each tile and what is `edge` around it, n = TILE + 2 edge. Beyond
+    the image are zeros.
     """
     height, width = x.shape[-2:]
     below = rows.stop + (rows.start - rows.stop) % TILE - height

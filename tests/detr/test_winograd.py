@@ -48,7 +48,7 @@ def functions(monkeypatch) -> list[Mock]:
     return functions
 
 
-@pytest.mark.parametrize("limit", [1, 2**24], ids=["a row of tiles at a time", "all rows"])
+@pytest.mark.parametrize("limit", [2, 3 * 36 * 5 * 8 + 1, 2**24], ids=["one by one", "parts of three", "at once"])
 @pytest.mark.parametrize(("height", "width"), [(16, 20), (15, 21), (13, 12), (10, 3), (1, 1)])
 def test_figures_are_those_of_torch(height, width, limit, monkeypatch):
     monkeypatch.setattr(winograd, "LARGEST", limit)
@@ -63,6 +63,19 @@ def test_any_order_in_memory_will_do():
     others = x.contiguous(), weight.contiguous(memory_format=torch.channels_last), bias, grad.contiguous()
     for found, expected in zip(by_winograd(*others), by_winograd(x, weight, bias, grad), strict=True):
         torch.testing.assert_close(found, expected)
+
+
+def test_an_expanded_gradient():
+    """That of a sum."""
+    x, weight, bias, grad = draw(9, 8)
+    tensors = x, weight, bias, grad.new_ones(()).expand_as(grad)
+    for found, expected in zip(by_winograd(*tensors), by_torch(*tensors), strict=True):
+        torch.testing.assert_close(found, expected)
+
+
+def test_parts_are_equal(monkeypatch):
+    monkeypatch.setattr(winograd, "LARGEST", 4 * 36 * 8 + 1)
+    assert [part.stop - part.start for part in winograd._parts(9, 8)] == [3, 3, 3]
 
 
 @pytest.mark.parametrize(("limit", "heights"), [(2 * 36 * 50 * 8 + 1, [8, 8, 1]), (2 * 36 * 50 * 8, [4, 4, 4, 4, 1])])
@@ -83,8 +96,8 @@ def test_output_may_be_changed_in_place(height, functions):
 
 
 def test_rounding_errors_are_small():
-    """Root mean squares of errors of float32, relative to the figures': 2 x 10^-6 and more with the points 1 and 2 of
-    the article, 0.6 x 10^-6 in torch.
+    """Root mean squares of errors of float32, relative to the figures': 2 x 10^-6 and more with the usual points, 1 and
+    2; 0.6 x 10^-6 of the output in torch.
     """
     tensors = draw(40, 40, torch.float32, channels=128)
     exact = by_torch(*(tensor.double() for tensor in tensors))
@@ -102,6 +115,7 @@ def test_rounding_errors_are_small():
         (1, 512, 15, 20, False),
         (1, 256, 15, 20, False),
         (2, 128, 40, 40, False),
+        (0, 128, 60, 80, False),
     ],
 )
 def test_it_is_for_thick_tensors(images, channels, height, width, faster):
@@ -155,7 +169,43 @@ def test_it_is_left_where_it_cannot_be(size, geometry, dtype, functions):
         torch.testing.assert_close(a.float(), b, rtol=0, atol=tolerance)
 
 
+def test_a_backward_pass_within_autocast(functions):
+    """Of a forward pass in float32: autocast would mix the types of winograd's products."""
+    x, convolution = (
+        torch.randn(2, 5, 9, 8),
+        Convolution(torch.randn(7, 5, 3, 3), torch.ones(7), torch.ones(7), (1, 1, 1)),
+    )
+    grad = torch.randn(2, 7, 9, 8)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = convolution.gradients(grad, x, (True, True))
+    assert not any(function.called for function in functions)
+    for a, b in zip(found, by_autograd(x, convolution, grad), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
+
+
+def test_tracing_leaves_it_as_it_is_for_all_sizes(functions):
+    """It would be traced anew for each."""
+    _, weight, bias, _ = draw(9, 8, torch.float32)
+    graphs = []
+
+    def count(graph: torch.fx.GraphModule, _: list[Tensor]) -> torch.fx.GraphModule:
+        graphs.append(graph)
+        return graph
+
+    def layer(x: Tensor) -> Tensor:
+        return ScaledConv2d.apply(x, weight, torch.ones(7), bias, (1, 1, 1)).relu()
+
+    compiled, counts = torch.compile(layer, backend=count, dynamic=True), []
+    for height in (9, 18, 27, 36):
+        x, *_ = draw(height, 8, torch.float32)
+        assert torch.equal(compiled(x), layer(x))
+        counts.append(len(graphs))
+    assert counts[1] == counts[-1]
+    torch.compiler.reset()
+
+
 def test_a_gpu_has_its_own(functions):
+    """For which tensors without values stand."""
     fields = torch.empty(7, 5, 3, 3, device="meta"), *torch.empty(2, 7, device="meta"), (1, 1, 1)
     x = torch.empty(2, 5, 9, 8, device="meta")
     found = Convolution(*fields)(x)
