@@ -16,11 +16,10 @@ An ablation file states, below `ablation:`
 """
 
 import itertools
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from detr.errors import InputError
+from detr.errors import InputError, alternatives
 from experiments.compose import override_key
 from experiments.results.contrasts import factor_pairs
 
@@ -34,9 +33,7 @@ def check_spec(spec: dict[str, Any]) -> None:
     """The keys of the ablation file, and the words that only some values fit."""
     for key in spec:
         if key not in KEYS:
-            close = get_close_matches(str(key), KEYS, n=1)
-            hint = f"did you mean {close[0]}? " if close else ""
-            raise InputError(f"ablation.{key}: unknown key; {hint}There are {', '.join(KEYS)}")
+            raise InputError(f"ablation.{key}: unknown key; {alternatives(key, KEYS)}")
     check_named("ablation", spec, "experiments/ablation_file.py")
     for key, choices in (("design", DESIGNS), ("from", STARTS)):
         if spec.get(key, choices[0]) not in choices:

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from detr.config import RunConfig
 from detr.config_io import flatten, from_dict, to_dict
-from detr.errors import InputError
+from detr.errors import InputError, alternatives
 
 CONF = Path(__file__).parent / "conf"
 GROUPS = ("model", "data", "schedule", "ablation", "sweep", "launcher")
@@ -115,9 +115,7 @@ def _check_choices(overrides: list[str], primary: str) -> None:
         if key == "sweep" and primary == "config":
             raise InputError(f"{override}: sweeps are run by python experiments/sweep.py {override}")
         if key in GROUPS and value not in options(key) and not _is_file(key, value):
-            close = get_close_matches(value, options(key), n=1)
-            hint = f"did you mean {close[0]}? " if close else ""
-            raise InputError(f"{override}: unknown {key}; {hint}There are {', '.join(options(key))} ({CONF / key})")
+            raise InputError(f"{override}: unknown {key}; {alternatives(value, options(key))} ({CONF / key})")
     if primary == "search" and not any(override.startswith("sweep=") for override in overrides):
         raise InputError(f"sweep=: name a sweep, one of {', '.join(options('sweep'))} ({CONF / 'sweep'})")
 

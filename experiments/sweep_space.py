@@ -13,7 +13,7 @@ from optuna.trial import Trial
 
 from detr.config import RunConfig
 from detr.config_io import flatten, to_dict
-from detr.errors import InputError
+from detr.errors import InputError, alternatives
 from detr.schedule import parse_horizon
 from experiments.compose import compose, override_key, run_config
 
@@ -237,6 +237,4 @@ def _inside(where: str, setting: Setting, value: Any) -> Any:
 def known_key(where: str, key: Any, known: Sequence[str]) -> None:
     """InputError, with the nearest known key, where `key` is none of them."""
     if key not in known:
-        close = get_close_matches(str(key), list(known), n=1)
-        hint = f"did you mean {close[0]}? " if close else ""
-        raise InputError(f"{where}: unknown; {hint}There are {', '.join(known)}")
+        raise InputError(f"{where}: unknown; {alternatives(key, known)}")

@@ -167,7 +167,8 @@ def test_a_failing_arm_is_reported_and_the_others_go_on(tmp_path, command):
 
 
 MISTAKES = {
-    "unknown ablation": (["ablation=lrclip"], "did you mean lr_clip"),
+    "unknown ablation": (["ablation=lrclip"], "unknown ablation; did you mean lr_clip? There are "),
+    "an ablation like none": (["ablation=zzzzzz"], "unknown ablation; there are "),
     "unknown setting": (["optim.learning_rate=1"], "optim.learning_rate: unknown setting"),
     "not an override": (["lr_clip"], "not an override"),
     "wrong type": (["optim.lr=fast"], "optim.lr='fast': must be float"),
