@@ -44,7 +44,7 @@ def ours(x: Tensor, weight: Tensor, grad: Tensor) -> list[Tensor]:
 
 
 def other(x: Tensor, weight: Tensor, grad: Tensor) -> list[Tensor]:
-    """The same."""
+    """The same, by what Winograd's algorithm replaces."""
     ones = [1, 1]
     of_x, _, _ = convolution_backward(grad, x, weight, None, ones, ones, ones, False, [0, 0], 1, [True, False, False])
     return [

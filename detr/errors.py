@@ -11,4 +11,5 @@ class InputError(ValueError):
 def alternatives(value: object, known: Collection[str]) -> str:
     """The end of a message on a value that is none of the known ones: the nearest of them, if any is near, and all."""
     close = get_close_matches(str(value), known, n=1)
-    return f"{f'did you mean {close[0]}? There' if close else 'there'} are {', '.join(known)}"
+    start = f"did you mean {close[0]}? There" if close else "there"
+    return f"{start} are {', '.join(known)}"

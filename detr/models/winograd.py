@@ -16,7 +16,7 @@ from torch import Tensor
 from detr.heap import LARGEST
 
 TILE = 4  # outputs in each direction, which see TILE + 2 inputs
-# And infinity. Of all tried, these give the smallest rounding errors (docs/performance.md).
+# And infinity. Rounding errors are less than half of those with 1 and 2 (docs/performance.md).
 POINTS = torch.tensor([0, 2 / 3, -2 / 3, 3 / 2, -3 / 2], dtype=torch.float64)
 
 
@@ -35,8 +35,8 @@ OUTPUT = _in_both_directions(_values(TILE)).T  # (16, 36)
 
 
 def is_faster(x: Tensor, weight: Tensor) -> bool:
-    """Whether this is at least 1.3 x as fast as the library for x (B, I, H, W) and weight (O, I, 3, 3): the work for
-    each pixel, input and output must be small beside the products. The factors are measured (benchmarks/winograd.py).
+    """Whether this is about 1.3 x as fast as what it replaces, or more, for x (B, I, H, W) and weight (O, I, 3, 3): the
+    work for each pixel, input and output must be small beside the products, by factors that were measured.
     """
     pixels = len(x) * x.shape[2] * x.shape[3]
     return pixels * (0.017 - 1 / weight.shape[0] - 1 / weight.shape[1]) > 5
@@ -64,8 +64,8 @@ def weight_gradient(x: Tensor, grad: Tensor) -> Tensor:
     for outputs in _parts(len(result), x.shape[1] * x.itemsize):
         values = x.new_zeros(len(WEIGHT), len(result[outputs]), x.shape[1])
         for rows in _bands(x):
-            seeing = _transformed(OUTPUT.T, _tiles(grad[:, outputs], rows, 0).flatten(3, 4).flatten(0, 2))
-            seen = _transformed(INPUT, _tiles(x, rows, 1).flatten(3, 4).flatten(0, 2))
+            seeing = _transformed(OUTPUT.T, _tiles(grad[:, outputs], rows, 0))
+            seen = _transformed(INPUT, _tiles(x, rows, 1))
             values.baddbmm_(seeing.permute(1, 2, 0), seen.transpose(0, 1))
         torch.matmul(WEIGHT.T.to(x.dtype), values.transpose(0, 1), out=result[outputs])
     return result.unflatten(1, (3, 3)).permute(0, 3, 1, 2)
@@ -75,12 +75,13 @@ def _convolved(x: Tensor, bias: Tensor, factors: Callable[[slice], Tensor]) -> T
     """x (B, I, H, W), bias (O,), and the weight's values (36, I, part) for a part of the outputs -> (B, O, H, W)."""
     size = len(x), len(bias), *x.shape[2:]
     out = torch.empty(size, dtype=x.dtype, device=x.device, memory_format=torch.channels_last)
+    columns = -(-x.shape[3] // TILE)
     for rows in _bands(x):
-        tiles = _tiles(x, rows, 1)
-        seen = _transformed(INPUT, tiles.flatten(3, 4).flatten(0, 2)).transpose(0, 1)
+        seen = _transformed(INPUT, _tiles(x, rows, 1)).transpose(0, 1)
         for part in _parts(len(bias), x.shape[1] * x.itemsize):
             outputs = _transformed(OUTPUT, (seen @ factors(part)).transpose(0, 1))
-            outputs = outputs.view(*tiles.shape[:3], TILE, TILE, -1).transpose(2, 3).flatten(3, 4).flatten(1, 2)
+            outputs = outputs.view(len(x), -1, columns, TILE, TILE, outputs.shape[2])
+            outputs = outputs.transpose(2, 3).flatten(3, 4).flatten(1, 2)  # pixels, some beyond the image
             into = out[:, part, rows].permute(0, 2, 3, 1)
             torch.add(outputs[:, : into.shape[1], : into.shape[2]], bias[part], out=into)
     return out
@@ -101,14 +102,14 @@ def _parts(size: int, num_bytes: int) -> Iterator[slice]:
 
 
 def _tiles(x: Tensor, rows: slice, edge: int) -> Tensor:
-    """(B, C, H, W) -> (B, rows, columns, n, n, C): each tile and what is `edge` around it, n = TILE + 2 edge. Beyond
-    the image are zeros.
+    """(B, C, H, W) -> (N, n * n, C): the N tiles of these rows in all images, and what is `edge` around each,
+    n = TILE + 2 edge. Beyond the image are zeros.
     """
     height, width = x.shape[-2:]
     below = rows.stop + (rows.start - rows.stop) % TILE - height
     x = F.pad(x, (edge, edge + -width % TILE, edge - rows.start, edge + below))  # or cut off, where negative
     size = TILE + 2 * edge
-    return x.unfold(2, size, TILE).unfold(3, size, TILE).permute(0, 2, 3, 4, 5, 1)
+    return x.unfold(2, size, TILE).unfold(3, size, TILE).permute(0, 2, 3, 4, 5, 1).flatten(3, 4).flatten(0, 2)
 
 
 def _places(weight: Tensor) -> Tensor:

@@ -171,11 +171,8 @@ def test_it_is_left_where_it_cannot_be(size, geometry, dtype, functions):
 
 def test_a_backward_pass_within_autocast(functions):
     """Of a forward pass in float32: autocast would mix the types of winograd's products."""
-    x, convolution = (
-        torch.randn(2, 5, 9, 8),
-        Convolution(torch.randn(7, 5, 3, 3), torch.ones(7), torch.ones(7), (1, 1, 1)),
-    )
-    grad = torch.randn(2, 7, 9, 8)
+    x, weight, bias, grad = draw(9, 8, torch.float32)
+    convolution = Convolution(weight, torch.ones(7), bias, (1, 1, 1))
     with torch.autocast("cpu", torch.bfloat16):
         found = convolution.gradients(grad, x, (True, True))
     assert not any(function.called for function in functions)
@@ -214,8 +211,8 @@ def test_a_gpu_has_its_own(functions):
 
 
 def test_the_official_figures_are_matched_with_it(functions):
-    """Their images are so small that it would not be taken. In the other case the best two queries for an object differ
-    by less than any two orders of adding up.
+    """Their images are so small that it would not be taken. The other case is left out: the costs of its best two
+    queries for an object differ by less than rounding errors, those of oneDNN with more threads as well.
     """
     rows = compare("post_ln", read_cases(GOLDEN)["post_ln"])
     assert [f"{r.quantity}: {r.where} {r.difference}" for r in rows if not r.holds] == []
