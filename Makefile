@@ -43,19 +43,19 @@ bench: setup  ## compare speed and memory with peers; the table is kept in bench
 	$(BIN)/python -m benchmarks
 
 chaos: setup  ## run the long tests of faults: kills, races, fuzz, a tracker that comes and goes (CHAOS_MINUTES=30)
-	FUZZ_ROUNDS=$${FUZZ_ROUNDS:-1500} PYTHONPATH=tests $(BIN)/python -m pytest -p chaos_table -m '' \
-	  $(patsubst %,tests/experiments/test_%.py,fuzz faults lease resume upload chaos)
+	FUZZ_ROUNDS=$${FUZZ_ROUNDS:-1500} PYTHONPATH=tests/support $(BIN)/python -m pytest -p chaos_table -m '' \
+	  $(patsubst %,tests/experiments/%.py,runs/test_fuzz runs/test_faults folders/test_lease runs/test_resume tracking/test_upload runs/test_chaos)
 
 ui: setup  ## start the MLflow UI on the store of mlflow.yaml
-	$(BIN)/python -m experiments.store
+	$(BIN)/python -m experiments.schema.store
 
 dashboard: setup  ## open the dashboard on the store of mlflow.yaml
 	$(BIN)/streamlit run dashboard/app.py
 
 services: setup  ## start PostgreSQL and an MLflow server on it, to try what a team shares
-	$(BIN)/python -m experiments.services start
+	$(BIN)/python -m experiments.services.command start
 
 services-stop: setup  ## stop them; their data stays below services/
-	$(BIN)/python -m experiments.services stop
+	$(BIN)/python -m experiments.services.command stop
 
 .PHONY: help setup cluster services services-stop ablation bench browser test chaos ui dashboard

@@ -33,9 +33,9 @@ from mlflow.entities import Metric, Param, RunTag
 from PIL import Image
 from playwright.sync_api import Browser, BrowserContext, sync_playwright
 
-from experiments import names
-from experiments.results.histories import load_history
-from experiments.store import ROOT, Store, initialise, load_store
+from experiments.results.reading.histories import load_history
+from experiments.schema import names
+from experiments.schema.store import ROOT, Store, initialise, load_store
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]

@@ -16,10 +16,10 @@ import numpy as np
 from bootstrap import scenes
 
 from dashboard.gallery import Arm, Look, card
-from experiments.results import image_order
-from experiments.results.matching import match, read_detections, read_truth
-from experiments.results.operating_points import counts
-from experiments.results.scenes import OUTCOMES
+from experiments.results.detections import image_order
+from experiments.results.detections.matching import match, read_detections, read_truth
+from experiments.results.detections.operating_points import counts
+from experiments.results.detections.scenes import OUTCOMES
 
 PAGE = 12  # images
 THRESHOLDS = (0.5, 0.75, 0.3, 0.0)

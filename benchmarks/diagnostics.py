@@ -20,7 +20,7 @@ from pathlib import Path
 
 from detr.config import RunConfig, TrainConfig
 from detr.train import train
-from experiments.compose import compose, run_config
+from experiments.definition.compose import compose, run_config
 
 EVALUATIONS = TrainConfig().evaluations
 

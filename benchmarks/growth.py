@@ -21,8 +21,8 @@ from PIL import Image
 
 from benchmarks.table import Entry, show
 from detr.config import RunConfig
-from detr.data.doctor import audit
-from experiments.store import ROOT
+from detr.doctor.checks import audit
+from experiments.schema.store import ROOT
 
 RUNS, IMAGES = (100, 1_000, 10_000), (5_000, 20_000, 100_000)
 QUERIES = ("list the ablations", "read one ablation", "read all earlier runs, as plan=true does", "upload 25 records")

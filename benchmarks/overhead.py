@@ -24,13 +24,15 @@ from benchmarks.diagnostics import configuration
 from benchmarks.table import Entry, ratio_and_spread, show
 from detr.config import RunConfig
 from detr.train import Record, train
-from experiments import machine, tracking, uploader
-from experiments.design import Run
-from experiments.folder import Folder
-from experiments.rundir import RunDirectory
-from experiments.store import ROOT, Store, load_store
-from experiments.upload import left
-from experiments.worker import execute
+from experiments.definition.arms import Run
+from experiments.folders.files import Folder
+from experiments.runs import machine
+from experiments.runs.run_directory import RunDirectory
+from experiments.runs.worker import execute
+from experiments.schema import names
+from experiments.schema.store import ROOT, Store, load_store
+from experiments.tracking import mirror
+from experiments.tracking.upload import left
 
 SQLITE, NOWHERE = "sqlite:///store/mlflow.db", "http://127.0.0.1:9"  # of mlflow.yaml; a server that is down
 EVALUATIONS = 10
@@ -41,7 +43,7 @@ def run_directory(config: RunConfig, store: Store) -> RunDirectory:
     store.run_root.mkdir(parents=True, exist_ok=True)
     above = Path(tempfile.mkdtemp(dir=store.run_root))
     Folder(above).update(state="running")
-    Folder(above).track("overhead", {tracking.ABLATION: "overhead"}, experiment="ablations")
+    Folder(above).track("overhead", {names.ABLATION: "overhead"}, experiment="ablations")
     return RunDirectory.create(Run("arm,seed=0", "arm", {}, config, "0", above / "arm" / "seed-0"), above)
 
 
@@ -64,7 +66,7 @@ def in_turns(config: RunConfig, store: Store) -> list[tuple[float, float]]:
         return "finished"
 
     with (
-        mock.patch.object(uploader, "SEND_SECONDS", 2 * uploader.SEND_SECONDS),
+        mock.patch.object(mirror, "SEND_SECONDS", 2 * mirror.SEND_SECONDS),
         mock.patch.object(machine, "SAMPLE_SECONDS", 2 * machine.SAMPLE_SECONDS),
     ):
         assert execute(directory, store, follow) == "finished"
@@ -76,9 +78,9 @@ def in_turns(config: RunConfig, store: Store) -> list[tuple[float, float]]:
 
 def vain_uploads(config: RunConfig, store: Store, steps: int) -> tuple[float, float]:
     """CPU time in s of a run's first steps, and of all attempts to upload."""
-    directory, uploading, send = run_directory(config, store), 0.0, uploader.Uploader._send
+    directory, uploading, send = run_directory(config, store), 0.0, mirror.Uploader._send
 
-    def timed_send(self: uploader.Uploader) -> None:
+    def timed_send(self: mirror.Uploader) -> None:
         nonlocal uploading
         begin = time.thread_time()
         send(self)
@@ -88,7 +90,7 @@ def vain_uploads(config: RunConfig, store: Store, steps: int) -> tuple[float, fl
         return next("stopped" for record in records if record.step == steps)
 
     begin = time.process_time()
-    with mock.patch.object(uploader.Uploader, "_send", timed_send):
+    with mock.patch.object(mirror.Uploader, "_send", timed_send):
         assert execute(directory, store, follow) == "stopped"
     assert left(directory.path), "MLflow was there"
     return time.process_time() - begin - uploading, uploading

@@ -15,8 +15,8 @@ from mlflow import MlflowClient
 
 from benchmarks.dashboard import build
 from benchmarks.table import Entry, interleave, ratio_and_spread, show
-from experiments import names
-from experiments.results.histories import load_history
+from experiments.results.reading.histories import load_history
+from experiments.schema import names
 
 
 def entries(repetitions: int = 3, num_runs: int = 40, num_metrics: int = 12, num_values: int = 200) -> Iterator[Entry]:

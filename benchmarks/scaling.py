@@ -5,7 +5,7 @@
     .venv/bin/python benchmarks/scaling.py runs --count 10000                        listing and reading many runs
     torchrun --nproc-per-node 2 benchmarks/scaling.py step                           images/s of one run, and what waits
 
-Writers use the code of real runs (experiments.upload) on folders whose journals grow as training would let them.
+Writers use the code of real runs (experiments.tracking.upload) on folders whose journals grow as in training.
 """
 
 import argparse
@@ -37,8 +37,8 @@ def own_store(folder: Path) -> None:
 
 def folders(root: Path, count: int, arms: int) -> list[tuple[Path, list[Path]]]:
     """Folders of ablations with `arms` runs each, `count` runs in all, with what Upload is to send but no records."""
-    from experiments import tracking
-    from experiments.folder import Folder, write_json
+    from experiments.folders.files import Folder, write_json
+    from experiments.schema import names
 
     made = []
     for first in range(0, count, arms):
@@ -50,18 +50,18 @@ def folders(root: Path, count: int, arms: int) -> list[tuple[Path, list[Path]]]:
             "arms": {f"arm={i}": {"arm": str(i)} for i in range(arms)},
             "settings": {f"arm={i}": {} for i in range(arms)},
         }  # fmt: skip
-        write_json(above / tracking.DESIGN, design)
-        tags = {tracking.ABLATION: "many", tracking.RUN_DIRECTORY: str(above)}
+        write_json(above / names.DESIGN, design)
+        tags = {names.ABLATION: "many", names.RUN_DIRECTORY: str(above)}
         Folder(above).track("many", tags, experiment="ablations")
         Folder(above).update(state="running")
         runs = [above / f"arm={i}" for i in range(min(arms, count - first))]
         for i, run in enumerate(runs):
             run.mkdir()
             tags = {
-                tracking.ARM: f"arm={i}",
-                tracking.SEED: "0",
-                tracking.FINGERPRINT: "0",
-                tracking.RUN_DIRECTORY: str(run),
+                names.ARM: f"arm={i}",
+                names.SEED: "0",
+                names.FINGERPRINT: "0",
+                names.RUN_DIRECTORY: str(run),
             }
             Folder(run).track(f"arm={i},seed=0", tags, parent="..", params=PARAMS)
             Folder(run).update(state="running")
@@ -71,22 +71,22 @@ def folders(root: Path, count: int, arms: int) -> list[tuple[Path, list[Path]]]:
 
 def grow(run: Path, first_step: int, rng: np.random.Generator) -> None:
     """Add LINES records to a run's journal."""
-    from experiments import tracking
-    from experiments.folder import Journal
+    from experiments.folders.files import Journal
+    from experiments.schema import names
 
     for step in range(first_step, first_step + LINES):
         metrics = dict(zip(METRICS, rng.random(len(METRICS)).tolist(), strict=True))
         line = {"step": step, "num_steps": 10_000, "epoch": 0.1, "samples": step, "seconds": step / 5}
-        Journal(run / tracking.RECORDS).append(line | {"metrics": metrics})
+        Journal(run / names.RECORDS).append(line | {"metrics": metrics})
 
 
 def writers(count: int) -> None:
     """`count` runs that upload at the same time, each ROUNDS times as fast as the store lets them."""
     with tempfile.TemporaryDirectory() as folder:
         own_store(Path(folder))
-        from experiments.store import load_store
-        from experiments.tracking import Tracker
-        from experiments.upload import Upload
+        from experiments.schema.store import load_store
+        from experiments.tracking.client import Tracker
+        from experiments.tracking.upload import Upload
 
         store = load_store()
         above, runs = folders(Path(folder) / "runs", count, count)[0]
@@ -128,7 +128,7 @@ def points(store, run: Path) -> int:
     """Points that MLflow has of one metric of a run."""
     from mlflow import MlflowClient
 
-    from experiments.upload import noted
+    from experiments.tracking.upload import noted
 
     return len(MlflowClient(store.tracking_uri).get_metric_history(noted(run)["run_id"], METRICS[0]))
 
@@ -138,12 +138,12 @@ def many_runs(count: int, arms: int = 4) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         os.environ.pop("DETR_STORE", None)
         own_store(Path(folder))
-        from experiments.folder import Folder
-        from experiments.results.listing import list_ablations
-        from experiments.results.runs import earlier_runs, load_ablation, newest_ablation
-        from experiments.store import load_store
-        from experiments.tracking import Tracker
-        from experiments.upload import Upload
+        from experiments.folders.files import Folder
+        from experiments.results.reading.ablations import earlier_runs, load_ablation, newest_ablation
+        from experiments.results.reading.listing import list_ablations
+        from experiments.schema.store import load_store
+        from experiments.tracking.client import Tracker
+        from experiments.tracking.upload import Upload
 
         store = load_store()
         tracker, (above, runs) = Tracker(store), folders(Path(folder) / "runs", arms, arms)[0]

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from functools import partial
 
 from benchmarks.table import Entry, interleave, show
-from experiments.store import ROOT
+from experiments.schema.store import ROOT
 
 COMMANDS = {
     "import detr": (["-c", "import detr"], 2.5),

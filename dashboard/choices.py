@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import streamlit as st
 
 from dashboard import data, states
-from experiments.results.runs import AblationResults
+from experiments.results.reading.ablations import AblationResults
 
 BIND = "query-params"
 ABLATION = "ablation"

@@ -13,21 +13,36 @@ from typing import NamedTuple
 import pandas as pd
 import streamlit as st
 
-from experiments.results import comparison, queries
+from experiments.results import comparison
 from experiments.results import evidence as gathering
-from experiments.results.attention import Attention, read_attention
 from experiments.results.bootstrap import MatchTable, tabulate
-from experiments.results.contrasts import SECONDARY, Contrast
-from experiments.results.histories import load_history
-from experiments.results.image_files import embed
-from experiments.results.listing import list_ablations
-from experiments.results.matching import Detections, GroundTruth, Matched, load, match, read_detections, read_truth
-from experiments.results.reader import StoredRun
-from experiments.results.run_states import last_signs, run_states
-from experiments.results.run_summary import RunSummary
-from experiments.results.runs import AblationResults, load_ablation, load_annotations, load_attention, load_predictions
-from experiments.results.sections import Section
-from experiments.store import Store, load_store
+from experiments.results.detections import queries
+from experiments.results.detections.matching import (
+    Detections,
+    GroundTruth,
+    Matched,
+    load,
+    match,
+    read_detections,
+    read_truth,
+)
+from experiments.results.detections.run_summary import RunSummary
+from experiments.results.reading.ablations import (
+    AblationResults,
+    load_ablation,
+    load_annotations,
+    load_attention,
+    load_predictions,
+)
+from experiments.results.reading.attention import Attention, read_attention
+from experiments.results.reading.histories import load_history
+from experiments.results.reading.image_files import embed
+from experiments.results.reading.listing import list_ablations
+from experiments.results.reading.reader import StoredRun
+from experiments.results.reading.run_states import last_signs, run_states
+from experiments.results.report.sections import Section
+from experiments.schema.contrasts import SECONDARY, Contrast
+from experiments.schema.store import Store, load_store
 
 # A person waits: the tracking server is asked twice and for seconds, not seven times and for minutes.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -245,15 +260,16 @@ def _attention(store: Store, run_id: str) -> Attention | None:
 # These load Optuna, which takes seconds: no other page waits for it.
 @st.cache_data(max_entries=4, show_spinner="Reading the list of sweeps")
 def _sweeps(store: Store, stamp: str) -> pd.DataFrame:
-    from experiments.results.sweeps import sweeps
+    from experiments.results.reading.sweep_trials import sweeps
 
     return sweeps(store)
 
 
 @st.cache_resource(max_entries=4, show_spinner="Reading the sweep")
 def _sweep(store: Store, run_id: str, stamp: str) -> Sweep:
-    from experiments.results import sweep_report, trust
-    from experiments.results.sweeps import load_sweep, trial_frame
+    from experiments.results import trust
+    from experiments.results.reading.sweep_trials import load_sweep, trial_frame
+    from experiments.results.report import sweep_report
 
     found = load_sweep(store, run_id)
     label = trust.label(found)

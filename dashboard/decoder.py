@@ -5,13 +5,13 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import choices, data, export, states
-from experiments.results import why_figures
-from experiments.results.attention import Attention, AttentionError
-from experiments.results.contrasts import contrasts
+from experiments.results.detections.matching import GroundTruth
+from experiments.results.detections.queries import closest, query_summary
 from experiments.results.evidence import image_folder
-from experiments.results.matching import GroundTruth
-from experiments.results.queries import closest, query_summary
-from experiments.results.runs import AblationResults
+from experiments.results.figures import why_figures
+from experiments.results.reading.ablations import AblationResults
+from experiments.results.reading.attention import Attention, AttentionError
+from experiments.schema.contrasts import contrasts
 
 PAGE = 20  # queries
 MAX_SIDE = 800  # pixels of a picture

@@ -6,10 +6,10 @@ import streamlit as st
 
 from dashboard import data, states
 from experiments.results.bootstrap import AREA_LIMITS
+from experiments.results.detections.matching import GroundTruth, Matched
+from experiments.results.detections.run_summary import RunSummary
 from experiments.results.evidence import area_limits
-from experiments.results.matching import GroundTruth, Matched
-from experiments.results.run_summary import RunSummary
-from experiments.results.runs import AblationResults
+from experiments.results.reading.ablations import AblationResults
 
 ANY, SMALL, MEDIUM, LARGE = SIZES = ("all", "small", "medium", "large")
 

@@ -7,9 +7,9 @@ import plotly.graph_objects as go
 import streamlit as st
 
 from dashboard.states import plain
-from experiments.results import glossary
-from experiments.results.report_latex import table as latex
-from experiments.results.report_markdown import table as markdown
+from experiments.results.report import glossary
+from experiments.results.report.latex import table as latex
+from experiments.results.report.markdown import table as markdown
 
 GREY = "color: #8c8c8c"  # readable in light and in dark
 LOGO = {"displaylogo": False}

@@ -8,8 +8,8 @@ from pathlib import Path
 import streamlit as st
 
 from dashboard import data
-from experiments.results import scenes
-from experiments.results.matching import GroundTruth, Matched
+from experiments.results.detections import scenes
+from experiments.results.detections.matching import GroundTruth, Matched
 
 NAME = "detr_gallery"
 PLACE = '<div id="gallery"></div>'

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 import streamlit as st
 
 from dashboard import data
-from experiments.results.runs import AblationResults
-from experiments.store import Store, StoreError
+from experiments.results.reading.ablations import AblationResults
+from experiments.schema.store import Store, StoreError
 
 REFRESH = 5  # seconds between looks at an ablation that is running
 

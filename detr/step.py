@@ -10,7 +10,7 @@ from torch import Tensor
 
 from detr.criterion import Normalizers
 from detr.data.batch import Batch
-from detr.diagnostics import as_metrics, copy_weights, update_ratios
+from detr.diagnostics.formulas import as_metrics, copy_weights, update_ratios
 from detr.distributed import lost_process, no_exchange
 from detr.errors import InputError
 from detr.optim import clip_gradients

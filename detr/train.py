@@ -13,14 +13,14 @@ import torch
 from detr.checkpoint import load_latest, save_checkpoint, save_weights
 from detr.config import RunConfig
 from detr.data.batch import batches
-from detr.diagnostics import as_metrics, gradient_norms
+from detr.diagnostics.formulas import as_metrics, gradient_norms
+from detr.diagnostics.watch import ValidationWatch
 from detr.distributed import LostProcess
 from detr.errors import InputError
 from detr.evaluation import evaluate_coco, predict_dataset, validation_loader
 from detr.optim import set_lr
 from detr.setup import Progress, Setup, prepare, train_loader
 from detr.step import LOGGED_LOSSES, NonFiniteLoss, quarantine, train_step
-from detr.validation_watch import ValidationWatch
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    from experiments.compose import describe  # Hydra alone: --help must not wait for torch
+    from experiments.definition.compose import describe  # Hydra alone: --help must not wait for torch
 
     parser = ArgumentParser(description=__doc__, epilog=describe(), formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("overrides", nargs="*", metavar="setting=value", help="choices and settings, see below")
@@ -29,9 +29,9 @@ def main(arguments: list[str] | None = None) -> int:
 
     from detr.distributed import LostProcess
     from detr.errors import InputError
-    from experiments.launch import launch
-    from experiments.ranks import lead
-    from experiments.store import StoreError
+    from experiments.runs.launch import launch
+    from experiments.runs.ranks import lead
+    from experiments.schema.store import StoreError
 
     try:
         width = None if sys.stdout.isatty() else 160  # logs are not folded at 80 columns

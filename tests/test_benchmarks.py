@@ -16,8 +16,8 @@ from benchmarks.scaling import folders
 from benchmarks.table import Entry
 from detr.config import ModelConfig
 from detr.models import build_model
-from experiments.names import DESIGN
-from experiments.results.runs import fault
+from experiments.results.reading.ablations import fault
+from experiments.schema.names import DESIGN
 
 ENTRY = Entry("step", "peer", "one step", 2.0, 0.1, "1.25 x", {"ours (ms)": 3.0})
 

@@ -5,13 +5,13 @@ import streamlit as st
 
 from dashboard import choices, data, export, states
 from dashboard.states import plain
-from experiments.results import conditions, figures
-from experiments.results.contrasts import EXPLORATORY
+from experiments.results import conditions
 from experiments.results.evidence import Evidence
-from experiments.results.report import render as report
-from experiments.results.run_states import EXPLAINED, display_states, spoken, time_left
-from experiments.results.runs import AblationResults
-from experiments.results.tables import (
+from experiments.results.figures import outcomes
+from experiments.results.reading.ablations import AblationResults
+from experiments.results.reading.run_states import EXPLAINED, display_states, spoken, time_left
+from experiments.results.report.ablation_report import render as report
+from experiments.results.report.tables import (
     arm_table,
     contrast_table,
     display_contrasts,
@@ -21,6 +21,7 @@ from experiments.results.tables import (
     with_differences,
 )
 from experiments.results.verdicts import BETTER, EQUIVALENT, NOT_ENOUGH_SEEDS, WORSE, Verdict
+from experiments.schema.contrasts import EXPLORATORY
 
 PARTS = ["AP", "Differences", "Effects and interactions", "What is wrong", "What differs", "Runs"]
 COLOURS = {BETTER: "green", WORSE: "red", EQUIVALENT: "blue", NOT_ENOUGH_SEEDS: "orange"}  # grey: not distinguishable
@@ -58,7 +59,7 @@ def _draw(results: AblationResults) -> None:
     with tabs[part]:
         if part == "AP":
             table = arm_table(results, evidence.replicates)
-            export.figure(figures.ap_by_arm(table, results.finished), "ap", results.completeness, table)
+            export.figure(outcomes.ap_by_arm(table, results.finished), "ap", results.completeness, table)
         elif part == "Differences":
             _differences(evidence)
         elif part == "Effects and interactions":
@@ -129,7 +130,7 @@ def _differences(evidence: Evidence) -> None:
         states.say("info", "This design compares no two arms.")
         return
     margin = evidence.results.design.get("margin", 1.0)
-    export.figure(figures.differences(contrasts, margin), "differences", done, contrasts)
+    export.figure(outcomes.differences(contrasts, margin), "differences", done, contrasts)
     caption = "AP points, means over same-seed pairs; p of secondary contrasts is Holm's."
     export.table(display_contrasts(contrasts), "contrasts", caption, contrasts)
 
@@ -139,7 +140,7 @@ def _effects(evidence: Evidence) -> None:
         states.say("info", "Effects need a factorial design with a finished run in every arm.")
         return
     done = evidence.results.completeness
-    export.figure(figures.effects(evidence.effects), "effects", done, evidence.effects)
+    export.figure(outcomes.effects(evidence.effects), "effects", done, evidence.effects)
     caption = (
         "AP points, averaged over the other factors' levels, seeds as blocks; an interaction is half of what one "
         "factor's effect gains by the other's second level."

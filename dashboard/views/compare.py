@@ -5,8 +5,8 @@ import streamlit as st
 
 from dashboard import choices, data, export, states
 from experiments.results.comparison import differing_settings, group_of, matching, metric_frame, run_frame
-from experiments.results.curves import TIMES_100
-from experiments.results.reader import StoredRun
+from experiments.results.figures.curves import TIMES_100
+from experiments.results.reading.reader import StoredRun
 
 FIRST = ["val/AP", "val/AP50", "val/AP75", "val/loss"]
 LONG = 60  # characters of a setting that are shown; an export holds all

@@ -6,10 +6,10 @@ from functools import partial
 import streamlit as st
 
 from dashboard import choices, data, export, states
-from experiments.results import curves
-from experiments.results.curves import Look
-from experiments.results.histories import all_points, as_records, not_finite
-from experiments.results.runs import AblationResults
+from experiments.results.figures import curves
+from experiments.results.figures.curves import Look
+from experiments.results.reading.ablations import AblationResults
+from experiments.results.reading.histories import all_points, as_records, not_finite
 
 FIGURES = {  # name in the address -> metrics
     "Losses and AP": curves.LOSSES,

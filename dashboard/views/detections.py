@@ -8,14 +8,14 @@ import streamlit as st
 
 from dashboard import choices, detected, export, gallery, states
 from dashboard.choices import BIND
-from experiments.results import image_order
-from experiments.results.contrasts import contrasts
-from experiments.results.curves import colour
+from experiments.results.detections import image_order
+from experiments.results.detections.matching import GroundTruth, Matched
+from experiments.results.detections.operating_points import counts, counts_by_image
+from experiments.results.detections.scenes import FALSE_ALARM, HIT, MISS, OUTCOMES
 from experiments.results.evidence import image_folder
-from experiments.results.matching import GroundTruth, Matched
-from experiments.results.operating_points import counts, counts_by_image
-from experiments.results.runs import AblationResults
-from experiments.results.scenes import FALSE_ALARM, HIT, MISS, OUTCOMES
+from experiments.results.figures.curves import colour
+from experiments.results.reading.ablations import AblationResults
+from experiments.schema.contrasts import contrasts
 
 PAGE = 12  # images
 MOST_ARMS = 4

@@ -4,7 +4,7 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import choices, data, export, states
-from experiments.results.sections import Section
+from experiments.results.report.sections import Section
 
 REFRESH = 15  # seconds, while a sweep is running
 

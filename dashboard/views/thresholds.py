@@ -8,12 +8,18 @@ import streamlit as st
 
 from dashboard import choices, data, detected, export, states
 from dashboard.choices import BIND
-from experiments.results import error_figures, figures
-from experiments.results.confusion import confusion
-from experiments.results.contrasts import contrasts
-from experiments.results.matching import GroundTruth
-from experiments.results.run_summary import RunSummary, Summaries, at_threshold, error_table, pooled_reliability
-from experiments.results.runs import AblationResults
+from experiments.results.detections.confusion import confusion
+from experiments.results.detections.matching import GroundTruth
+from experiments.results.detections.run_summary import (
+    RunSummary,
+    Summaries,
+    at_threshold,
+    error_table,
+    pooled_reliability,
+)
+from experiments.results.figures import error_figures, outcomes
+from experiments.results.reading.ablations import AblationResults
+from experiments.schema.contrasts import contrasts
 
 FEW_ARMS = 8  # that are all shown at first
 FEW_IMAGES = 1000  # up to here the bootstrap of classes takes a moment
@@ -142,7 +148,7 @@ def classes(shown: Shown) -> None:
     if shown.labels:
         table = table[table["class"] == shown.truth.classes[shown.labels[0]]]
     caption = f"AP x 100 of {arm} minus that of {against}, means over seeds; intervals are over images."
-    export.figure(figures.class_differences(table), "classes", states.plain(caption), table)
+    export.figure(outcomes.class_differences(table), "classes", states.plain(caption), table)
 
 
 def sizes(shown: Shown) -> None:

@@ -8,13 +8,14 @@ import pandas as pd
 import streamlit as st
 
 from dashboard import choices, data, decoder, export, states
-from experiments.results import conditions, curves, signals, why_figures
-from experiments.results.contrasts import EXPLORATORY
+from experiments.results import conditions, signals
 from experiments.results.evidence import Evidence
-from experiments.results.histories import all_points, as_records
-from experiments.results.runs import AblationResults
+from experiments.results.figures import curves, why_figures
+from experiments.results.reading.ablations import AblationResults
+from experiments.results.reading.histories import all_points, as_records
 from experiments.results.signals import SECTIONS, Signal
 from experiments.results.verdicts import Verdict
+from experiments.schema.contrasts import EXPLORATORY
 
 DOCS = Path(__file__).resolve().parents[2] / "docs/diagnostics.md"
 REASONS, TRAINING, QUERIES, ATTENTION = "Reasons", "Training signals", "Boxes of queries", "Attention maps"

@@ -13,7 +13,7 @@ import matplotlib as mpl
 
 from detr.config import RunConfig
 from detr.train import train
-from experiments.compose import compose, run_config
+from experiments.definition.compose import compose, run_config
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt

@@ -9,7 +9,7 @@ import matplotlib as mpl
 import torch
 from torch import Tensor
 
-from detr.diagnostics import Variance, attention_entropy, duplicates, instability, prediction_variance
+from detr.diagnostics.formulas import Variance, attention_entropy, duplicates, instability, prediction_variance
 
 mpl.use("Agg")
 from matplotlib import pyplot as plt

@@ -6,7 +6,7 @@ from typing import Any
 from detr.config_io import from_dict
 from detr.distributed import launched
 from detr.errors import InputError
-from experiments.launchers import Launcher
+from experiments.launchers.base import Launcher
 from experiments.launchers.local import Local
 from experiments.launchers.processes import Processes
 from experiments.launchers.slurm import Slurm, SlurmSettings

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from detr.errors import InputError
-from experiments.launchers import importable
+from experiments.launchers.base import importable
 
 MAX_CPU_WORKERS = 4  # by default
 

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from detr.errors import InputError
-from experiments.launchers import importable
+from experiments.launchers.base import importable
 
 try:
     import submitit

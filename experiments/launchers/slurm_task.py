@@ -11,8 +11,8 @@ from typing import Any
 
 import submitit
 
-from experiments.folder import not_a_link, write_json
-from experiments.launchers import importable
+from experiments.folders.files import not_a_link, write_json
+from experiments.launchers.base import importable
 
 
 class Task:

@@ -14,8 +14,8 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from experiments.results import matching
-from experiments.results.matching import MAX_DETECTIONS
+from experiments.results.detections import matching
+from experiments.results.detections.matching import MAX_DETECTIONS
 
 Annotations = dict | str | Path
 Detections = list[dict] | str | Path  # a COCO results list, or the JSON file of one

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 import pandas as pd
 
-from experiments import names
-from experiments.results.reader import StoredRun, open_reader
-from experiments.results.runs import something_to_find
-from experiments.store import Store
+from experiments.results.reading.ablations import something_to_find
+from experiments.results.reading.reader import StoredRun, open_reader
+from experiments.schema import names
+from experiments.schema.store import Store
 
 ABSENT = "–"  # of a setting that a run does not have
 

@@ -11,16 +11,16 @@ import pandas as pd
 from experiments.results import conditions
 from experiments.results.audit import COCO_AREA_LIMITS, COCO_CLASSES, STRATA_MIN_IMAGES, audit_row
 from experiments.results.bootstrap import MatchTable, bootstrap_ap, class_ap, image_weights, match
-from experiments.results.contrasts import Contrast, comparison, contrasts
-from experiments.results.curves import CLIPPING, ENTROPY, LOSSES, MATCHING, RATES, Records
+from experiments.results.detections.matching import load, read_truth
+from experiments.results.detections.scenes import Scene, scenes
 from experiments.results.effects import factorial_effects
-from experiments.results.histories import as_records, load_history
-from experiments.results.matching import load, read_truth
-from experiments.results.runs import AblationResults, load_ablation, load_annotations, load_predictions
-from experiments.results.scenes import Scene, scenes
-from experiments.results.tables import METRICS
+from experiments.results.figures.curves import CLIPPING, ENTROPY, LOSSES, MATCHING, RATES, Records
+from experiments.results.reading.ablations import AblationResults, load_ablation, load_annotations, load_predictions
+from experiments.results.reading.histories import as_records, load_history
+from experiments.results.report.tables import METRICS
 from experiments.results.verdicts import METRIC, Verdict, verdicts
-from experiments.store import Store
+from experiments.schema.contrasts import Contrast, comparison, contrasts
+from experiments.schema.store import Store
 
 SEED = 0  # of the bootstrap: the same report each time
 REPLICATES, REPLICATES_LARGE, LARGE = 1000, 300, 1000  # beyond LARGE images, 300 take long enough

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pandas as pd
 
-from experiments.results.contrasts import Contrast, listed
+from experiments.schema.contrasts import Contrast, listed
 
 CLIP = "optim.clip_norm"
 ALWAYS, NEVER = 0.9995, 0.0005  # of the steps, to what is shown

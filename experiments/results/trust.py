@@ -12,8 +12,8 @@ import plotly.graph_objects as go
 from scipy.optimize import brentq
 from scipy.stats import kendalltau
 
-from experiments.results.curves import styled
-from experiments.results.sweeps import RUNG, TRIAL, SweepResults, trial_frame
+from experiments.results.figures.curves import styled
+from experiments.results.reading.sweep_trials import RUNG, TRIAL, SweepResults, trial_frame
 
 MIN_CONFIGURATIONS = 6
 SCREENING = "screening only"

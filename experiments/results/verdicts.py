@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.results.contrasts import EXPLORATORY, SECONDARY, Contrast, contrasts
 from experiments.results.effects import Interval, holm, image_difference, paired_difference
 from experiments.results.reasons import reasons
+from experiments.schema.contrasts import EXPLORATORY, SECONDARY, Contrast, contrasts
 
 BETTER, WORSE, EQUIVALENT = "better", "worse", "equivalent within the margin"
 NOT_DISTINGUISHABLE, NOT_ENOUGH_SEEDS = "not distinguishable", "not enough seeds"

@@ -8,8 +8,8 @@ import pytest
 import reference
 from playwright.sync_api import expect
 
-from experiments.results.runs import load_ablation, load_annotations, load_predictions, newest_ablation
-from experiments.store import load_store
+from experiments.results.reading.ablations import load_ablation, load_annotations, load_predictions, newest_ablation
+from experiments.schema.store import load_store
 
 VIEWS = {  # entry in the side bar -> heading
     "Ablation": "lr_clip",

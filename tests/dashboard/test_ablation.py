@@ -6,8 +6,8 @@ import pytest
 
 from dashboard.views.ablation import PARTS
 from experiments.results.evidence import gather
-from experiments.results.runs import load_ablation
-from experiments.results.tables import REFERENCES
+from experiments.results.reading.ablations import load_ablation
+from experiments.results.report.tables import REFERENCES
 
 ARM, BASELINE = "recipe=abbreviated,clip=1.0", "recipe=official,clip=0.1"
 

@@ -10,11 +10,10 @@ import pytest
 from PIL import Image
 from stored import STEPS, Builder
 
-from experiments import tracking
 from experiments.results.evidence import gather
-from experiments.results.report import render
-from experiments.results.runs import load_ablation
-from experiments.store import load_store
+from experiments.results.reading.ablations import load_ablation
+from experiments.results.report.ablation_report import render
+from experiments.schema.store import load_store
 
 ROOT = Path(__file__).resolve().parents[2]
 VIEWS = sorted(path.stem for path in (ROOT / "dashboard/views").glob("*.py") if path.stem != "__init__")
@@ -55,7 +54,7 @@ def crafted(tmp_path_factory) -> tuple[Builder, str, Path]:
     names = {"name": SCRIPT, "question": f"{SCRIPT} <img src=x onerror='alert(2)'>", "baseline": SCRIPT}
     parent = builder.ablation(1, arms=arms, settings={arm: {"x": 1} for arm in arms}, primary=None, **names)
     runs = builder.client.search_runs([builder.experiment], f"tags.`mlflow.parentRunId` = '{parent}'")
-    for run, name in zip(runs, (tracking.PREDICTIONS, tracking.RECORDS, "attention.safetensors"), strict=True):
+    for run, name in zip(runs, (names.PREDICTIONS, names.RECORDS, "attention.safetensors"), strict=True):
         path = folder / "artifacts" / run.info.run_id / "artifacts" / name
         path.write_bytes(pickle.dumps(Canary(canary)))
         builder.client.log_metric(run.info.run_id, "val/AP", 1e308, step=STEPS + 1)

@@ -7,7 +7,7 @@ from reference import counts, evaluated
 from stored import CLASSES
 
 from dashboard.gallery import document
-from experiments.results.runs import load_ablation, load_predictions
+from experiments.results.reading.ablations import load_ablation, load_predictions
 
 FIRST, SECOND = "recipe=official,clip=0.1", "recipe=official,clip=1.0"  # the primary contrast's
 

@@ -10,8 +10,8 @@ from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
-from experiments import names
-from experiments.results import sweeps
+from experiments.results.reading import sweep_trials
+from experiments.schema import names
 
 SPEC = {
     "question": "Which lr?",
@@ -29,7 +29,12 @@ SPEC = {
 
 def add_trials(study, values, attributes):
     for i, value in enumerate(values):
-        given = {sweeps.PLACE: i, sweeps.METRICS: {"val/AP": value}, sweeps.STEPS: 10, sweeps.NUM_STEPS: 10}
+        given = {
+            sweep_trials.PLACE: i,
+            sweep_trials.METRICS: {"val/AP": value},
+            sweep_trials.STEPS: 10,
+            sweep_trials.NUM_STEPS: 10,
+        }
         study.add_trial(
             optuna.trial.create_trial(
                 state=TrialState.COMPLETE,
@@ -53,8 +58,10 @@ def sweep(stored):
         values = [0.1, 0.3, 0.2, 0.5, 0.4, 0.6]
         add_trials(optuna.create_study(study_name=name, storage=storage, direction="maximize"), values, [{}] * 6)
         if again:
-            longer = optuna.create_study(study_name=name + sweeps.TRUST_SUFFIX, storage=storage, direction="maximize")
-            places = [{sweeps.TRIAL: i, sweeps.RUNG: "30 steps"} for i in range(again)]
+            longer = optuna.create_study(
+                study_name=name + sweep_trials.TRUST_SUFFIX, storage=storage, direction="maximize"
+            )
+            places = [{sweep_trials.TRIAL: i, sweep_trials.RUNG: "30 steps"} for i in range(again)]
             add_trials(longer, [v + 0.1 for v in values[:again]], places)
         tags = {names.SWEEP: name, names.STUDY: name, names.STORAGE: said or str(journal), names.STATE: state}
         experiment = stored.client.get_experiment_by_name(stored.store.sweeps)
@@ -99,7 +106,7 @@ def test_a_sweep_without_re_runs_is_for_screening_only(page, sweep):
 
 
 def words_of_figures() -> set[str]:
-    from experiments.results.sweep_figures import CAPTIONS
+    from experiments.results.figures.sweep_figures import CAPTIONS
 
     return {name.replace("_", " ") for name in CAPTIONS}
 

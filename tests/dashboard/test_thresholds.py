@@ -8,7 +8,7 @@ from reference import counts, evaluated
 from stored import CLASSES
 
 from experiments.results.bootstrap import ap
-from experiments.results.runs import load_ablation, load_predictions
+from experiments.results.reading.ablations import load_ablation, load_predictions
 
 ARM = "recipe=abbreviated,clip=1.0"
 PARTS = ["Precision and recall", "Error types", "Classes", "Sizes", "Confusion", "Calibration"]

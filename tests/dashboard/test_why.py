@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from experiments import tracking
-from experiments.results.runs import load_ablation
+from experiments.results.reading.ablations import load_ablation
 from experiments.results.signals import SECTIONS
+from experiments.schema import names
 
 BASE, OTHER = "recipe=official,clip=0.1", "recipe=official,clip=1.0"  # the primary contrast's first pair
 
@@ -20,7 +20,7 @@ def add_maps(stored, parent, images=(2, 5), queries=(0, 1, 2), arms=None, text=N
         tensors[f"{number}.weights"] = np.full((len(queries), 6, 8), 1 / 48, dtype=np.float16)
         tensors[f"{number}.query"] = np.array(queries, dtype=np.int16)
         tensors[f"{number}.extent"] = np.ones(2, dtype=np.float32)
-    path = stored.folder / "scratch" / tracking.ATTENTION
+    path = stored.folder / "scratch" / names.ATTENTION
     save_file(tensors, path, {"images": json.dumps(list(images)), "layer": "1", "step": "20"})
     if text:
         path.write_text(text)

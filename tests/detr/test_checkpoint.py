@@ -22,7 +22,7 @@ from detr.checkpoint import (
     save_weights,
 )
 from detr.errors import InputError
-from detr.fidelity import GOLDEN, model_config, parse_arguments, read_cases
+from detr.fidelity.golden import GOLDEN, model_config, parse_arguments, read_cases
 from detr.models import build_model
 
 

@@ -12,7 +12,7 @@ from torchvision.ops import box_convert, generalized_box_iou
 
 from detr.config import LossConfig
 from detr.criterion import SetCriterion
-from detr.fidelity import draw_weights
+from detr.fidelity.golden import draw_weights
 from detr.matcher import stack_layers
 from detr.models import build_model
 

@@ -25,8 +25,8 @@ from detr.setup import Progress, prepare
 from detr.step import train_step
 from detr.train import train
 
-SCRIPT = Path(__file__).with_name("one_of_two.py")
-ROOT = SCRIPT.parents[2]
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "tests/support/one_of_two.py"
 CLOCKS = ("train/data_time", "train/step_time", "train/wait_fraction", "val/seconds")
 
 

@@ -18,11 +18,11 @@ from detr.config import (
     ScheduleConfig,
     TrainConfig,
 )
-from experiments import tracking
-from experiments.design import Run
-from experiments.folder import Folder
-from experiments.rundir import RunDirectory
-from experiments.store import initialise, load_store
+from experiments.definition.arms import Run
+from experiments.folders.files import Folder
+from experiments.runs.run_directory import RunDirectory
+from experiments.schema import names
+from experiments.schema.store import initialise, load_store
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = RunConfig(
@@ -54,7 +54,7 @@ def make_run(tmp_path_factory) -> Callable[..., RunDirectory]:
         changed = {group: replace(getattr(TINY, group), **changes) for group, changes in groups.items()}
         folder.mkdir(exist_ok=True, parents=True)
         Folder(folder).update(state="running")
-        Folder(folder).track("ablation", {tracking.ABLATION: "ablation"}, experiment="ablations")
+        Folder(folder).track("ablation", {names.ABLATION: "ablation"}, experiment="ablations")
         levels = {"factor": name}
         run = Run(f"{name},seed=0", name, levels, replace(TINY, **changed), "fingerprint", folder / name / "seed-0")
         return RunDirectory.create(run, folder)

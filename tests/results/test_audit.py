@@ -4,7 +4,7 @@ import pytest
 
 import detr.audit
 from experiments.results import audit
-from experiments.results.tables import REFERENCES
+from experiments.results.report.tables import REFERENCES
 
 ROWS = REFERENCES.to_dict("records")
 

@@ -4,7 +4,6 @@ import math
 
 import pytest
 
-from experiments import names
 from experiments.results.comparison import (
     all_runs,
     differing_settings,
@@ -14,7 +13,8 @@ from experiments.results.comparison import (
     metric_frame,
     run_frame,
 )
-from experiments.results.reader import StoredRun
+from experiments.results.reading.reader import StoredRun
+from experiments.schema import names
 
 
 def run(run_id: str, params: dict, metrics: dict | None = None, **tags: str) -> StoredRun:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from experiments.results.figures.why_figures import layer_ap, signal
 from experiments.results.signals import LAYER_AP, SECTIONS, explain, present
-from experiments.results.why_figures import layer_ap, signal
 
 DOCS = (Path(__file__).resolve().parents[2] / "docs/diagnostics.md").read_text()
 

@@ -9,7 +9,8 @@ import pytest
 from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState
 
-from experiments.results import sweeps, trust
+from experiments.results import trust
+from experiments.results.reading import sweep_trials
 
 SHORT, LONG = "10 steps", "30 steps"
 
@@ -20,9 +21,14 @@ def study(values, pruned=None, known=None, attributes=None):
     pruned, known = pruned or {}, known or {}
     for i, value in enumerate(values):
         ends = pruned.get(i, 5)
-        given = {sweeps.PLACE: i, sweeps.METRICS: {"val/AP": value}, sweeps.STEPS: 2 * ends, sweeps.NUM_STEPS: 10}
+        given = {
+            sweep_trials.PLACE: i,
+            sweep_trials.METRICS: {"val/AP": value},
+            sweep_trials.STEPS: 2 * ends,
+            sweep_trials.NUM_STEPS: 10,
+        }
         if i in known:
-            given[sweeps.KNOWN] = known[i]
+            given[sweep_trials.KNOWN] = known[i]
         made.add_trial(
             optuna.trial.create_trial(
                 state=TrialState.PRUNED if i in pruned else TrialState.COMPLETE,
@@ -38,14 +44,14 @@ def study(values, pruned=None, known=None, attributes=None):
 
 def results(short, again):
     """`again`: number of the sweep's trial -> value at the longer rung."""
-    attributes = [{sweeps.TRIAL: number, sweeps.RUNG: LONG} for number in again]
+    attributes = [{sweep_trials.TRIAL: number, sweep_trials.RUNG: LONG} for number in again]
     longer = study(list(again.values()), attributes=attributes) if again else None
     spec = {"objectives": {"val/AP": "maximize"}, "rungs": [SHORT, LONG]}
-    return sweeps.SweepResults("parent", spec, short, longer)
+    return sweep_trials.SweepResults("parent", spec, short, longer)
 
 
 def frame(short):
-    return sweeps.trial_frame(short, {"val/AP": "maximize"})
+    return sweep_trials.trial_frame(short, {"val/AP": "maximize"})
 
 
 def test_finished_trials_rank_before_pruned_ones_and_later_pruned_before_earlier():
@@ -101,14 +107,14 @@ def test_a_place_counts_once_and_belongs_to_the_earliest_that_has_not_failed():
 
     def add(place, state, **attributes):
         value = 0.5 if state == TrialState.COMPLETE else None
-        given = {sweeps.PLACE: place, sweeps.STEPS: 4, sweeps.NUM_STEPS: 10} | attributes
+        given = {sweep_trials.PLACE: place, sweep_trials.STEPS: 4, sweep_trials.NUM_STEPS: 10} | attributes
         made.add_trial(optuna.trial.create_trial(state=state, value=value, user_attrs=given))
 
     add(0, TrialState.FAIL)  # died
     add(1, TrialState.COMPLETE)
     add(0, TrialState.COMPLETE)  # took its place
-    add(1, TrialState.FAIL, **{sweeps.SURPLUS: True})
-    add(2, TrialState.FAIL, **{sweeps.REASON: "InputError"})
+    add(1, TrialState.FAIL, **{sweep_trials.SURPLUS: True})
+    add(2, TrialState.FAIL, **{sweep_trials.REASON: "InputError"})
     table = frame(made)
     assert dict(zip(table["number"], table["state"], strict=True)) == {
         0: "retried",
@@ -116,13 +122,13 @@ def test_a_place_counts_once_and_belongs_to_the_earliest_that_has_not_failed():
         2: "finished",
         4: "failed",
     }
-    assert sweeps.holders(made)[0].number == 2
+    assert sweep_trials.holders(made)[0].number == 2
 
 
 def test_steps_saved_counts_what_the_pruner_cut_and_not_what_diverged():
-    attributes = [{}, {}, {}, {sweeps.REASON: "diverged"}]
+    attributes = [{}, {}, {}, {sweep_trials.REASON: "diverged"}]
     table = frame(study([0.1, 0.2, 0.3, 0.4], pruned={1: 2, 3: 1}, attributes=attributes))
-    assert sweeps.steps_saved(table) == pytest.approx(6 / 32)  # of 3 x 10 + 2 planned steps, 6 were left out
+    assert sweep_trials.steps_saved(table) == pytest.approx(6 / 32)  # of 3 x 10 + 2 planned steps, 6 were left out
 
 
 def test_figure_marks_pruned_configurations():

@@ -6,11 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.results import conditions
+from experiments.results import conditions, reasons
 from experiments.results.audit import audit_row
-from experiments.results.contrasts import EXPLORATORY, PRIMARY, SECONDARY, Contrast, comparison, contrasts
 from experiments.results.effects import Interval
-from experiments.results.reasons import reasons
 from experiments.results.verdicts import (
     BETTER,
     EQUIVALENT,
@@ -23,6 +21,7 @@ from experiments.results.verdicts import (
     seed_difference,
     verdicts,
 )
+from experiments.schema.contrasts import EXPLORATORY, PRIMARY, SECONDARY, Contrast, comparison, contrasts
 
 ARMS = {f"r={r},c={c}": {"r": r, "c": c} for r in "ab" for c in "xy"}
 SETTINGS = {

@@ -1,0 +1,1 @@
+"""Signals that explain why a run went as it did."""

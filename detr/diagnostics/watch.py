@@ -1,0 +1,159 @@
+"""Diagnostics of a validation pass, gathered from the outputs that it computes anyway."""
+
+from types import TracebackType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from detr.boxes import cxcywh_to_xyxy
+from detr.config import EvaluationConfig
+from detr.data.batch import Batch
+from detr.data.coco import CocoDetection
+from detr.diagnostics.attention_maps import AttentionMaps
+from detr.diagnostics.formulas import (
+    Variance,
+    assigned_targets,
+    attention_entropy,
+    duplicates,
+    instability,
+    prediction_variance,
+)
+from detr.evaluation import coco_results, evaluate_coco
+from detr.matcher import HungarianMatcher, stack_layers
+from detr.postprocess import postprocess
+
+PROBE_SEED = 0  # not the run's: all arms and seeds of an ablation look at the same images
+
+
+class ValidationWatch:
+    """To be called with every batch of a validation pass and the model's outputs, and asked for `signals` after it.
+
+    A context manager: inside the block it sees the inputs of the decoder's attention to the image, whose weights the
+    fused kernel does not give, and computes them again for the probe images. Matchings cover all validation images.
+    """
+
+    def __init__(
+        self, model: nn.Module, matcher: HungarianMatcher, dataset: CocoDetection, probe_images: int, keep_layers: bool
+    ) -> None:
+        """`keep_layers`: keep the detections of the decoder layers before the last as well, for `layer_AP`."""
+        self.model, self.matcher, self.dataset, self.keep_layers = model, matcher, dataset, keep_layers
+        generator = torch.Generator().manual_seed(PROBE_SEED)
+        chosen = torch.randperm(len(dataset), generator=generator)[:probe_images].tolist()
+        self.probes = {dataset.images[i]["id"] for i in chosen}
+        self.handles: list[RemovableHandle] = []
+        self.attended: dict[int, tuple[Any, ...]] = {}  # decoder layer -> inputs of its attention to the image
+        self.entropy: dict[int, list[Tensor]] = {}
+        self.maps = AttentionMaps(layer=len(model.transformer.decoder.layers) - 1)
+        self.assigned: list[Tensor] = []  # (L, B, Q) of each batch
+        self.no_object: list[Tensor] = []  # (B, Q) of each batch
+        self.detections = self.duplicates = 0
+        self.boxes, self.classes, self.objects = Variance(), Variance(), Variance()
+        self.layers: list[list[tuple[int, dict[str, Tensor]]]] = []  # layer -> image id and results
+
+    def __enter__(self) -> "ValidationWatch":
+        for i, layer in enumerate(self.model.transformer.decoder.layers):
+            if hasattr(layer.multihead_attn, "weights"):  # sparse attention has no distribution over all tokens
+
+                def keep(_module: nn.Module, inputs: tuple[Any, ...], i: int = i) -> None:
+                    self.attended[i] = inputs[0], inputs[1], inputs[3], inputs[4][0]
+
+                self.handles.append(layer.multihead_attn.register_forward_pre_hook(keep))
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for handle in self.handles:
+            handle.remove()
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What it saw, for another process."""
+        return {k: v for k, v in vars(self).items() if k not in ("model", "matcher", "dataset", "handles", "attended")}
+
+    def extend(self, later: "ValidationWatch") -> None:
+        """Take in what another process saw of the images that follow those seen here."""
+        for layer, values in later.entropy.items():
+            self.entropy.setdefault(layer, []).extend(values)
+        self.maps.extend(later.maps)
+        self.assigned += later.assigned
+        self.no_object += later.no_object
+        self.detections, self.duplicates = self.detections + later.detections, self.duplicates + later.duplicates
+        for own, other in ((self.boxes, later.boxes), (self.classes, later.classes), (self.objects, later.objects)):
+            own.merge(other)
+        if self.layers and later.layers:
+            self.layers = [own + other for own, other in zip(self.layers, later.layers, strict=True)]
+        else:  # one of them saw no image
+            self.layers = self.layers or later.layers
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch, outputs: dict[str, Any]) -> None:
+        """Take in a batch: its targets with image_id, size, labels and boxes, and what the model makes of it."""
+        logits, boxes = stack_layers(outputs)
+        matches = self.matcher.match_layers(logits, boxes, batch.targets)
+        self.assigned.append(assigned_targets(matches, logits.shape[2]))
+        probabilities, boxes = logits[-1].float().softmax(-1).cpu(), boxes[-1].float().cpu()  # (B, Q, C + 1), (B, Q, 4)
+        self.no_object.append(probabilities[..., -1])
+        self.classes.add(probabilities)
+        self.boxes.add(boxes)
+        self.objects.add(torch.cat([t["boxes"] for t in batch.targets]))
+        scores, labels = probabilities[..., :-1].max(-1)
+        self._look_at_attention(batch, scores)
+        found = duplicates(scores, labels, cxcywh_to_xyxy(boxes))
+        self.detections, self.duplicates = self.detections + found[0], self.duplicates + found[1]
+        if self.keep_layers:
+            self._keep_detections(batch, outputs["aux_outputs"])
+
+    def _look_at_attention(self, batch: Batch, scores: Tensor) -> None:
+        """Entropy of every layer and maps of the last, for the probes among the images; scores (B, Q)."""
+        rows = [i for i, target in enumerate(batch.targets) if target["image_id"] in self.probes]
+        for layer, (*inputs, size) in self.attended.items():
+            if rows:
+                query, key, mask = (x[rows] for x in inputs)
+                weights = self.model.transformer.decoder.layers[layer].multihead_attn.weights(query, key, mask).float()
+                self.entropy.setdefault(layer, []).append(attention_entropy(weights, mask).cpu())
+                if layer == self.maps.layer:
+                    for i, maps in zip(rows, weights.unflatten(-1, size), strict=True):  # (heads, Q, h, w)
+                        self.maps.add(batch.targets[i]["image_id"], maps, scores[i], batch.padding_mask[i])
+        self.attended.clear()
+
+    def _keep_detections(self, batch: Batch, layers: list[dict[str, Tensor]]) -> None:
+        sizes = torch.stack([t["size"] for t in batch.targets])
+        self.layers = self.layers or [[] for _ in layers]
+        for kept, outputs in zip(self.layers, layers, strict=True):
+            for target, result in zip(batch.targets, postprocess(outputs, sizes), strict=True):
+                kept.append((target["image_id"], {name: x.cpu() for name, x in result.items()}))
+
+    @property
+    def matching(self) -> Tensor:
+        """(N, Q) int16, the last layer's object of each query or -1; images in the order of the pass."""
+        return torch.cat([a[-1] for a in self.assigned])
+
+    def signals(self, earlier: Tensor | None) -> dict[str, float]:
+        """All signals by name; `earlier` is the `matching` of the evaluation before, of the same images."""
+        matching, no_object = self.matching, torch.cat(self.no_object).double()
+        matched = matching >= 0
+        found = {f"attention_entropy_{i}": torch.cat(x).nanmean().item() for i, x in self.entropy.items()}
+        if earlier is not None:
+            found["matching_instability"] = instability(earlier, matching).item()
+        layers = torch.cat(self.assigned, dim=1)  # (L, N, Q)
+        for i, value in enumerate(instability(layers[:-1], layers[1:]).tolist()):
+            found[f"layer_instability_{i}"] = value
+        found["query_use"] = matched.any(0).double().mean().item()
+        found["no_object_matched"] = no_object[matched].mean().item()
+        found["no_object_unmatched"] = no_object[~matched].mean().item()
+        if self.detections:
+            found["duplicates"] = self.duplicates / self.detections
+        return found | prediction_variance(self.boxes, self.classes, self.objects)
+
+    def layer_AP(self, config: EvaluationConfig, last_AP: float) -> dict[str, float]:
+        """COCO AP in 0..1 of each decoder layer, where `keep_layers`; `last_AP` is that of the last, known already."""
+        if not self.keep_layers or last_AP < 0:  # -1: no object to find
+            return {}
+        found = []
+        for results in self.layers:  # one layer's detections as dicts at a time: COCO's are a gigabyte
+            detections = [d for image_id, result in results for d in coco_results(image_id, self.dataset, result)]
+            metrics = evaluate_coco(self.dataset.annotations, detections, config.area_limits, config.backend)
+            found.append(metrics["AP"])
+        return {f"AP_layer_{i}": ap for i, ap in enumerate([*found, last_AP])}

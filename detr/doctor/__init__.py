@@ -1,0 +1,1 @@
+"""The audit of a data set and a set-up, as the command detr-doctor."""

@@ -1,0 +1,1 @@
+"""Golden figures of the official code, and the command detr-fidelity that compares with them."""

@@ -1,0 +1,1 @@
+"""A trained detector at work: load a checkpoint, predict, evaluate, draw."""

@@ -1,0 +1,1 @@
+"""From the command line and the files in conf/ to the arms of an ablation."""

@@ -1,0 +1,207 @@
+"""plan=true: what an ablation would run, how long that takes, and what it could tell, before anything is spent."""
+
+import json
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import numpy as np
+import pandas as pd
+import torch
+from rich.console import Console
+
+from detr.config import RunConfig
+from detr.config_io import to_dict
+from detr.data.batch import batches
+from detr.evaluation import validation_loader
+from detr.setup import Progress, Setup, prepare, train_loader
+from detr.step import train_step
+from experiments.definition.arms import NOT_IDENTITY, Ablation, Run, data_fingerprint, varied
+from experiments.results.effects import half_width_factor
+from experiments.results.reading.ablations import earlier_runs
+from experiments.results.report.tables import settings_table
+from experiments.results.verdicts import MIN_SEEDS
+from experiments.runs.display import print_table
+from experiments.schema.contrasts import Contrast, comparison, contrasts
+from experiments.schema.store import Store
+
+ASSUMED_SD = 0.01  # of AP over seeds, where no earlier runs tell
+MEASURED_SECONDS, MEASURED_TIMES = 5.0, 5  # per distinct cost: whichever is reached first
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Measured on this machine with a worker's share of its cores."""
+
+    num_steps: int
+    epochs: float
+    seconds_per_step: float
+    seconds_per_evaluation: float
+
+    def seconds(self, evaluations: int) -> float:
+        """Of a whole run."""
+        return self.num_steps * self.seconds_per_step + evaluations * self.seconds_per_evaluation
+
+
+def show_plan(ablation: Ablation, todo: list[Run], slots: int, store: Store, console: Console) -> None:
+    """Print arms, what differs, runs to do, estimated time, and the difference that the seeds can resolve.
+
+    Opens the data, drawing the built-in set where it is not there yet, and trains a few micro-batches that are thrown
+    away. Nothing is stored.
+    """
+    settings = varied(ablation.arms)
+    console.print(f"design: {ablation.design}; blocks: every arm is run with a seed before the next seed is begun")
+    for arm in ablation.arms:
+        console.print(f"  {arm.name}{'  (baseline)' if arm.name == ablation.baseline else ''}", markup=False)
+    if any(settings.values()):
+        print_table(console, settings_table(settings).set_index("setting").T.reset_index(names="arm"), "what differs")
+    costs = measure(ablation, slots, console)
+    console.print(f"arms are compared at {comparison(lengths(ablation, costs))}")
+    evaluations = ablation.arms[0].config.train.evaluations
+    total = sum(costs[run.arm].seconds(evaluations) for run in todo)
+    steps = sorted({f"{cost.seconds_per_step:.2g} s a step" for cost in costs.values()})
+    console.print(
+        f"{len(todo)} runs to do: about {_duration(total / min(slots, max(len(todo), 1)))} with {slots} at the same "
+        f"time, {_duration(total)} of work ({', '.join(steps)}, measured here)"
+    )
+    for line in resolution(ablation, earlier_runs(store)):
+        console.print(line, markup=False)
+
+
+def measure(ablation: Ablation, slots: int, console: Console) -> dict[str, Cost]:
+    """arm -> its cost; arms that differ in nothing but optimiser, schedule and start are measured once."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(max(1, threads // slots))
+    seconds: dict[str, tuple[float, float]] = {}
+    costs = {}
+    try:
+        for arm in ablation.arms:
+            config = measurable(arm.config)
+            setup, key = prepare(config), cost_key(config)
+            if key not in seconds:
+                with console.status(f"measuring {arm.name}"):
+                    seconds[key] = step_seconds(setup), evaluation_seconds(setup)
+            train = arm.config.train
+            epochs = setup.num_steps * train.batch_size * train.accumulate / len(setup.train_set)
+            costs[arm.name] = Cost(setup.num_steps, epochs, *seconds[key])
+    finally:
+        torch.set_num_threads(threads)
+    return costs
+
+
+def measurable(config: RunConfig) -> RunConfig:
+    """The same computation from random weights and not compiled: a measurement need not fetch weights, nor wait for a
+    compiler.
+    """
+    model, train = replace(config.model, pretrained=False, init_from=None), replace(config.train, compile=False)
+    return replace(config, model=model, train=train)
+
+
+def cost_key(config: RunConfig) -> str:
+    """Equal for configurations that cost the same a step."""
+    values = to_dict(config)
+    return json.dumps([values[key] for key in ("model", "loss", "data", "train", "evaluation")], sort_keys=True)
+
+
+def step_seconds(setup: Setup) -> float:
+    """Seconds of one optimiser step, from real steps on single micro-batches, loading included."""
+    accumulate = setup.config.train.accumulate
+    stream, progress = batches(train_loader(setup, 0)), Progress()
+    took, started = [], time.perf_counter()
+    for batch in islice(stream, 1 + MEASURED_TIMES):
+        train_step(setup, progress, [batch])
+        took.append(time.perf_counter() - started)
+        if sum(took) > MEASURED_SECONDS and len(took) > 1:
+            break
+        started = time.perf_counter()
+    return accumulate * float(np.median(took[1:] or took))  # the first also starts the loaders
+
+
+@torch.no_grad()
+def evaluation_seconds(setup: Setup) -> float:
+    """Seconds of one validation, from the predictions of its first batches; COCOeval's own time is not in it."""
+    loader = validation_loader(setup.val_set, setup.config.data, setup.config.evaluation)
+    setup.model.eval()
+    done, started = 0, time.perf_counter()
+    for batch in batches(loader):
+        moved = batch.to(setup.device)
+        setup.criterion(setup.model(moved.images, moved.padding_mask), moved.targets)
+        done += 1
+        if time.perf_counter() - started > MEASURED_SECONDS / 2:
+            break
+    return (time.perf_counter() - started) * len(loader) / done
+
+
+def lengths(ablation: Ablation, costs: dict[str, Cost]) -> pd.DataFrame:
+    """One row an arm: steps, epochs, fraction of the published schedule."""
+    rows = [
+        (costs[arm.name].num_steps, costs[arm.name].epochs, costs[arm.name].epochs / arm.config.schedule.full_epochs)
+        for arm in ablation.arms
+    ]
+    return pd.DataFrame(rows, columns=["steps", "epochs", "fraction"])
+
+
+def resolution(ablation: Ablation, earlier: pd.DataFrame) -> Iterable[str]:
+    """What differences of AP the seeds can resolve: one line a contrast that is not exploratory."""
+    n, (sd, source) = len(ablation.seeds), seed_sd(ablation, earlier)
+    found = [c for c in contrasts(ablation.describe()) if c.role != "exploratory"]
+    if not found:
+        return
+    yield f"SD of AP over seeds: {100 * sd:.2g} points, {source}"
+    if n < MIN_SEEDS:
+        yield (
+            f"{n} {'seed' if n == 1 else 'seeds'}: not enough to claim that an arm is better, worse or equivalent, "
+            f"which takes {MIN_SEEDS}" + (" (one seed tells of two checkpoints on these images only)" if n == 1 else "")
+        )
+    for contrast in found:
+        counts = sorted({count for count in (n, MIN_SEEDS) if count > 1})
+        halves = ", ".join(
+            f"±{100 * half_width(contrast, sd, count):.1f} points with {count} seeds" for count in counts
+        )
+        yield f"{contrast.role}: {contrast.described}: interval of {halves}; margin {ablation.margin:g}"
+
+
+def half_width(contrast: Contrast, sd: float, num_seeds: int) -> float:
+    """Expected half-width of the 95 % interval of a contrast, if runs vary independently with this SD; seeds that act
+    on both arms alike make it narrower.
+    """
+    return half_width_factor(num_seeds) * sd * np.sqrt(2 / len(contrast.pairs))
+
+
+def seed_sd(ablation: Ablation, earlier: pd.DataFrame) -> tuple[float, str]:
+    """SD of AP (0..1) over seeds and where it is from: earlier runs on the same data with the same model, or assumed.
+
+    The model counts as the same whatever the settings that this ablation varies.
+    """
+    run = ablation.arms[0].config
+    free = {key for row in varied(ablation.arms).values() for key in row}
+    same = earlier
+    for key, value in {f"model.{name}": value for name, value in to_dict(run)["model"].items()}.items():
+        if key not in free and key in same:
+            same = same[same[key] == str(value)]
+    same = same[same["fingerprint"] == data_fingerprint(run)]
+    sd, df = pooled_sd(same)
+    if df and sd > 0:  # 0: nothing was found in any run
+        horizons = same["schedule.horizon"].unique()
+        return sd, f"from {len(same)} earlier runs on this data with this model (horizon {', '.join(horizons)})"
+    return ASSUMED_SD, "assumed, as no earlier runs with this data and model have several seeds"
+
+
+def pooled_sd(runs: pd.DataFrame) -> tuple[float, int]:
+    """SD of val/AP over seeds within groups of otherwise equal runs, and its degrees of freedom; (NaN, 0) without any.
+
+    A run that was made twice counts once.
+    """
+    settings = [key for key in runs if key not in ("run_id", "arm", "seed", "val/AP", *NOT_IDENTITY)]
+    once = runs.drop_duplicates([*settings, "seed"], keep="last")
+    groups = once.groupby(settings, dropna=False)["val/AP"]
+    df = int((groups.count() - 1).sum())
+    squares = float(((once["val/AP"] - groups.transform("mean")) ** 2).sum())
+    return (float(np.sqrt(squares / df)), df) if df > 0 else (float("nan"), 0)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} minutes" if seconds < 7200 else f"{seconds / 3600:.1f} hours"

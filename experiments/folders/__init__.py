@@ -1,0 +1,1 @@
+"""Files and leases that a kill at any moment leaves sound."""

@@ -1,0 +1,170 @@
+"""Folders of runs, ablations and sweeps: the truth that MLflow gets, as files that a kill at any moment leaves sound.
+
+status.json     state, error, warnings and what the owner adds
+tracked.json    what MLflow is to know beside files and records: name, tags, parameters
+uploaded.json   what MLflow has got (experiments.tracking.upload)
+*.jsonl         journals
+"""
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from detr.errors import InputError
+from experiments.schema.names import TRACKED
+
+STATUS, UPLOADED = "status.json", "uploaded.json"
+STATES = ("planned", "running", "finished", "failed", "stopped", "pruned")
+
+
+class Folder:
+    """A folder with a status."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @property
+    def status(self) -> dict[str, Any]:
+        """Content of status.json; "planned" where nothing has run."""
+        status = read_json(self.path / STATUS, {"state": "planned"})
+        if status.get("state") not in STATES:
+            raise InputError(f"{self.path / STATUS}: the state {str(status.get('state'))[:50]!r} is none of {STATES}")
+        return status
+
+    def update(self, **values: Any) -> None:
+        """Change entries of status.json."""
+        write_json(self.path / STATUS, self.status | values)
+
+    def track(self, name: str, tags: dict[str, str], **more: Any) -> None:
+        """Say what MLflow is to know: name, tags, and what `Upload` explains."""
+        write_json(self.path / TRACKED, {"name": name, "tags": tags} | more)
+
+
+def not_a_link(path: Path) -> Path:
+    """The path. InputError where it is a link: a folder that somebody else made would have others' files read and
+    written.
+    """
+    if path.is_symlink():
+        raise InputError(f"{path}: is a link; records and logs are files of their own")
+    return path
+
+
+class Journal:
+    """Lines of JSON, each with its time, that are only ever added: a byte offset stays valid for good.
+
+    InputError where the file is a link.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = not_a_link(path)
+
+    @property
+    def size(self) -> int:
+        """Bytes; 0 where there is no file yet."""
+        return self.path.stat().st_size if self.path.exists() else 0
+
+    def append(self, line: dict[str, Any], flush: bool = False) -> None:
+        """Add a line; `flush` waits until it is on the disk."""
+        with self.path.open("ab") as file:
+            file.write(json.dumps({"time": round(time.time(), 3)} | line).encode() + b"\n")
+            if flush:
+                file.flush()
+                os.fsync(file.fileno())
+
+    def lines(self, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
+        """Lines from the byte `offset` on, each with the offset behind it; half a line that a kill left is not read.
+
+        InputError names file and offset of a line that no journal has.
+        """
+        for text in self._texts(offset):
+            yield self._parse(text, offset), offset + len(text)
+            offset += len(text)
+
+    def count(self, offset: int = 0) -> int:
+        """Complete lines from the byte `offset` on, whatever is in them."""
+        return sum(1 for _ in self._texts(offset))
+
+    def _texts(self, offset: int) -> Iterator[bytes]:
+        try:
+            file = self.path.open("rb")
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be read ({error.strerror})") from None
+        with file:
+            file.seek(offset)
+            for text in file:
+                if not text.endswith(b"\n"):
+                    return
+                yield text
+
+    @property
+    def end(self) -> int:
+        """Offset behind the last complete line."""
+        tail = self._tail()
+        return self.size - len(tail) + tail.rfind(b"\n") + 1
+
+    def read(self) -> list[dict[str, Any]]:
+        """All lines."""
+        return [line for line, _ in self.lines()]
+
+    def repair(self) -> dict[str, Any] | None:
+        """Cut off half a line that a kill left, so that another can follow; returns the last line."""
+        tail, end = self._tail(), self.end
+        if self.size > end:
+            os.truncate(self.path, end)
+        *_, last = b"", *tail[: tail.rfind(b"\n") + 1].splitlines(keepends=True)
+        return self._parse(last, end - len(last)) if last else None
+
+    def _tail(self) -> bytes:
+        """The last million bytes: two lines of records at least."""
+        if not self.size:
+            return b""
+        with self.path.open("rb") as file:
+            file.seek(max(0, self.size - 1_000_000))
+            return file.read()
+
+    def _parse(self, text: bytes, offset: int) -> dict[str, Any]:
+        try:
+            line = json.loads(text)
+            steps, times, numbers = line["step"], line["time"], [*line["metrics"].values()]
+            if not place(line)[1]:
+                numbers += [line[name] for name in ("num_steps", "epoch", "samples", "seconds")]
+            sound = type(steps) is int and 0 <= steps < 2**53
+            sound &= all(type(x) is float or (type(x) is int and x.bit_length() < 1024) for x in (times, *numbers))
+            if not sound or not 0 <= times < 1e11:
+                raise ValueError("step, time or a metric is no number, or none that can be")
+            line["metrics"] = {key: float(value) for key, value in line["metrics"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            raise InputError(f"{self.path}: no record at byte {offset} ({error}): {text[:80]!s}") from None
+        return line
+
+
+def place(line: dict[str, Any]) -> tuple[int, bool]:
+    """Where a line of records stands in the run: its step, and whether it is the evaluation after it."""
+    return line["step"], not any(key.startswith("train/") for key in line["metrics"])
+
+
+def read_json(path: Path, default: dict[str, Any] | None = None) -> dict[str, Any]:
+    """A JSON object; `default`, if given, where there is no such file. InputError names a file that holds none."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if default is not None:
+            return default
+        raise InputError(f"{path}: there is no such file") from None
+    except (OSError, ValueError, RecursionError) as error:  # JSON and UTF-8 errors are ValueErrors
+        raise InputError(f"{path}: not a JSON file ({error})") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{path}: must be a JSON object, not {str(content)[:50]}")
+    return content
+
+
+def write_json(path: Path, content: Any) -> None:
+    """Replace a JSON file in one step."""
+    beside = path.with_name(f"{path.name}.{os.getpid()}.unfinished")  # another process may write the same file
+    beside.write_text(json.dumps(content, indent=1), encoding="utf-8")
+    beside.replace(path)

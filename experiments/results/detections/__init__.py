@@ -1,0 +1,1 @@
+"""Detections matched to the ground truth, and what follows from the matches."""

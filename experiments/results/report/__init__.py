@@ -1,0 +1,1 @@
+"""Reports of ablations and sweeps as Markdown, LaTeX, CSV and HTML."""

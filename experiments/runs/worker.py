@@ -1,0 +1,164 @@
+"""Executes one run directory: trains it from where it stands, while a thread mirrors it to MLflow.
+
+    python -m experiments.runs.worker RUN_DIRECTORY
+
+`launch` starts one of these for every run; started by hand, it resumes a single run, under a debugger as well.
+Exit codes: 0 finished, 1 failed, 2 no run directory, 3 stopped and resumable, 4 another process is training it.
+"""
+
+import logging
+import shutil
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
+from functools import partial
+from pathlib import Path
+
+from detr.data import open_split
+from detr.distributed import LostProcess, Peers, launched
+from detr.errors import InputError
+from detr.inference.draw import draw_samples
+from detr.step import NonFiniteLoss
+from detr.train import Record
+from experiments.folders.lease import HELD, Held, Lease, owner
+from experiments.runs.faults import explain
+from experiments.runs.machine import recorded_use
+from experiments.runs.ranks import become, lead
+from experiments.runs.run_directory import RunDirectory
+from experiments.runs.stop import Stop
+from experiments.schema import names
+from experiments.schema.store import Store, StoreError, load_store
+from experiments.tracking.mirror import Uploader
+from experiments.tracking.upload import left
+
+EXIT_CODES = {"finished": 0, "failed": 1, "stopped": 3}
+MAX_WARNINGS = 20  # kept in the status; worker.log has all
+
+
+class Warnings(logging.Handler):
+    """Keeps what the core warns of in the run's status, and prints it."""
+
+    def __init__(self, directory: RunDirectory) -> None:
+        super().__init__(logging.WARNING)
+        self.directory = directory
+
+    def __enter__(self) -> None:
+        logging.getLogger("detr").addHandler(self)
+
+    def __exit__(self, *exception: object) -> None:
+        logging.getLogger("detr").removeHandler(self)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Take a warning."""
+        print(f"warning: {record.getMessage()}", file=sys.stderr)
+        warnings = [*self.directory.status.get("warnings", []), record.getMessage()]
+        self.directory.update(warnings=warnings[-MAX_WARNINGS:])
+
+
+def execute(
+    directory: RunDirectory, store: Store, follow: Callable[[Iterator[Record]], str], keep_weights: bool = True
+) -> str:
+    """Train the run, following its records; returns its state. Held when another process is at it; LostProcess when
+    the run's processes can do nothing more together.
+
+    `follow` consumes the records and says how they ended: finished, stopped or pruned. A failure ends them as failed.
+    Without `keep_weights` a run that ends leaves no weights, here or in MLflow: a sweep has many runs.
+    """
+    with Lease(directory.path):
+        if directory.status["state"] == "finished":
+            return "finished"
+        directory.begin()
+        with Uploader(store, [directory.path]) as uploader:
+            with recorded_use(directory.path), Warnings(directory):
+                state, error, in_step = outcome(directory, follow)
+            if not keep_weights and state in ("finished", "pruned"):
+                discard_weights(directory)
+            try:
+                directory.update(state=state, error=error)
+            except OSError as full:  # nothing can be written any more, not even that
+                print(f"error: {state}: {error}; {explain(full)}", file=sys.stderr)
+    if missing := left(directory.path):
+        print(f"MLflow lacks {missing} of this run ({uploader.fault}); detr-sync sends them", file=sys.stderr)
+    if not in_step:
+        raise LostProcess(error or "interrupted")
+    return state
+
+
+def outcome(directory: RunDirectory, follow: Callable[[Iterator[Record]], str]) -> tuple[str, str, bool]:
+    """Train the run; its state and error, and whether all its processes ended it at the same point."""
+    peers = Peers.current()
+    alone = peers.size == 1
+    try:
+        peers.tell(str(directory.path))
+        with closing(directory.train()) as records:
+            state = follow(records)
+        if state == "finished":
+            draw_detections(directory)
+        return state, "", True
+    except KeyboardInterrupt:
+        return "stopped", "", alone
+    except LostProcess as loss:
+        return "stopped", str(loss), False
+    except Exception as failure:  # whatever a run dies of is kept with it, and the other runs go on
+        if not isinstance(failure, InputError):
+            traceback.print_exc()
+            with suppress(OSError):  # the disk may be full, and the log be elsewhere
+                (directory.path / names.FAILURE).write_text(traceback.format_exc())
+        return "failed", explain(failure), alone or isinstance(failure, InputError | NonFiniteLoss)
+
+
+def until_stopped(records: Iterator[Record], stop: Stop) -> str:
+    """Follow a run to its end, or until it is asked to stop."""
+    for record in records:
+        if stop.requested and record.step < record.num_steps:
+            return "stopped"
+    return "finished"
+
+
+def draw_detections(directory: RunDirectory) -> None:
+    """Draw the detections of the last evaluation."""
+    predictions, picture = directory.path / names.PREDICTIONS, directory.path / names.SAMPLES_PICTURE
+    draw_samples(open_split(directory.config.data, "val"), predictions, picture)
+
+
+def discard_weights(directory: RunDirectory) -> None:
+    """Remove checkpoints and weights."""
+    shutil.rmtree(directory.path / "checkpoints", ignore_errors=True)
+    (directory.path / "best.safetensors").unlink(missing_ok=True)
+
+
+def main(arguments: list[str]) -> int:
+    """Execute the run directory that the command line names; returns the exit code."""
+    if len(arguments) != 1 or not (Path(arguments[0]) / names.CONFIG).is_file():
+        print(f"error: give a run directory (it holds {names.CONFIG}), not {arguments}", file=sys.stderr)
+        return 2
+    directory = RunDirectory(Path(arguments[0]).resolve())
+    try:
+        store = load_store()
+        if not launched() and (holder := owner(directory.path)):  # torchrun would not pass the exit code on
+            raise Held(f"{directory.path} is being written by {holder}")
+        become(directory.config.train.num_processes, ["experiments.runs.worker", str(directory.path)])
+        with Stop().listen() as stop:
+            follow = partial(until_stopped, stop=stop)
+            return lead(lambda: EXIT_CODES[execute(directory, store, follow)])
+    except Held as held:
+        print(f"error: {held}", file=sys.stderr)
+        return HELD
+    except (InputError, StoreError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"error: {explain(error)}", file=sys.stderr)
+        return 1
+    except LostProcess as loss:
+        if Peers.current().size > 1:  # the command is one of the run's processes, and can do nothing more either
+            raise
+        print(f"stopped: {loss}", file=sys.stderr)
+        return EXIT_CODES["stopped"]
+    except KeyboardInterrupt:
+        return EXIT_CODES["stopped"]
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,1 @@
+"""PostgreSQL and an MLflow server on this machine, to try what a team shares."""

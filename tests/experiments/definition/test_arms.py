@@ -1,0 +1,254 @@
+"""Designs become arms and runs; wrong values become one sentence."""
+
+import json
+import math
+
+import pandas as pd
+import pytest
+
+from detr.errors import InputError
+from experiments.definition.arms import differs, expand, plan, varied
+from experiments.definition.compose import options
+from experiments.definition.planning import (
+    Cost,
+    cost_key,
+    half_width,
+    lengths,
+    measurable,
+    pooled_sd,
+    resolution,
+    seed_sd,
+)
+from experiments.schema.contrasts import comparison, contrasts
+
+STEPS = "ablation=recipe_steps"
+FACTORS = {"lr", "norm", "schedule", "clip"}
+BASELINE = {"lr": "1e-4", "norm": "post", "schedule": "step", "clip": "0.1"}
+
+
+@pytest.mark.parametrize("name", options("ablation"))
+def test_every_ablation_of_the_repository_can_be_planned(name):
+    ablation = plan([f"ablation={name}"])
+    assert ablation.baseline in [arm.name for arm in ablation.arms]
+    assert ablation.primary or len(ablation.arms) == 1
+
+
+def test_a_factorial_has_every_combination():
+    ablation = plan(["ablation=recipe_factorial"])
+    assert len({arm.name for arm in ablation.arms}) == 16
+    assert ablation.arms[0].name == ablation.baseline and ablation.arms[0].levels == BASELINE
+
+
+def test_one_factor_at_a_time_from_the_baseline():
+    arms = plan([STEPS]).arms
+    changed = [{name for name in FACTORS if arm.levels[name] != BASELINE[name]} for arm in arms]
+    assert changed[0] == set() and sorted(map(sorted, changed[1:])) == [["clip"], ["lr"], ["norm"], ["schedule"]]
+
+
+def test_one_factor_at_a_time_from_the_opposite_endpoint():
+    ablation = plan([STEPS, "ablation.from=opposite"])
+    start, *others = ablation.arms
+    assert ablation.baseline == start.name
+    assert not any(start.levels[name] == BASELINE[name] for name in FACTORS)
+    kept = [{name for name in FACTORS if arm.levels[name] == BASELINE[name]} for arm in others]
+    assert sorted(map(sorted, kept)) == [["clip"], ["lr"], ["norm"], ["schedule"]]
+
+
+def test_every_level_of_a_factor_is_one_step():
+    given = [
+        "ablation.design=one_factor",
+        "+ablation.factors.lr={a: ['optim.lr=1'], b: ['optim.lr=2'], c: ['optim.lr=3']}",
+        "+ablation.factors.clip={x: ['optim.clip_norm=1']}",
+        "+ablation.baseline={lr: b, clip: x}",
+    ]
+    ablation = plan(given)
+    assert [arm.levels["lr"] for arm in ablation.arms] == ["b", "a", "c"]
+    assert ablation.primary == {"factor": "lr", "level": "a", "against": "b"}  # the first that there is
+    with pytest.raises(InputError, match=r"ablation.from=opposite: the factor 'lr' has 3 levels"):
+        plan([*given, "ablation.from=opposite"])
+
+
+def test_listed_arms_keep_the_baseline_where_they_name_nothing():
+    ablation = plan([STEPS, "ablation.design=listed", 'ablation.arms=[{}, {norm: pre, lr: "3e-4"}, {clip: "1.0"}]'])
+    assert [{k for k, v in arm.levels.items() if v != BASELINE[k]} for arm in ablation.arms] == [
+        set(), {"norm", "lr"}, {"clip"},
+    ]  # fmt: skip
+    assert ablation.primary == {"factor": "clip", "level": "1.0", "against": "0.1"}
+
+
+def test_runs_come_in_blocks_of_one_seed(tmp_path):
+    ablation = plan(["ablation=lr_clip", "seeds=[3,1]", "data.shapes_num_train=2"])
+    runs = expand(ablation, tmp_path)
+    assert [run.config.seed for run in runs] == [3] * 4 + [1] * 4
+    assert [run.arm for run in runs[:4]] == [run.arm for run in runs[4:]] == [arm.name for arm in ablation.arms]
+
+
+def test_what_differs_is_named_by_settings():
+    arms = {arm.name: arm for arm in plan(["ablation=lr_clip"]).arms}
+    one, other = arms["recipe=official,clip=0.1"].config, arms["recipe=abbreviated,clip=0.1"].config
+    assert differs(one, one) == {}
+    assert differs(one, other) == {
+        "model.norm": ("post", "pre"), "optim.lr": (1e-4, 3e-4), "schedule.shape": ("step", "warmup_cosine"),
+    }  # fmt: skip
+    found = varied(list(arms.values()))
+    assert set(found["recipe=official,clip=0.1"]) == {"model.norm", "optim.lr", "optim.clip_norm", "schedule.shape"}
+
+
+def test_the_published_length_differs_only_where_the_horizon_refers_to_it():
+    def settings(horizon: str) -> set[str]:
+        one, other = plan(["ablation=lr_clip", f"horizon={horizon}"]).arms[1:3]
+        return set(differs(one.config, other.config))
+
+    assert "schedule.full_epochs" in settings("5 %") and "schedule.full_epochs" in settings("full")
+    assert not any("schedule.full_epochs" in settings(text) for text in ("600 steps", "5 epochs", "900 samples"))
+
+
+def test_the_stored_design_is_plain_and_has_labelled_contrasts(tmp_path):
+    overrides = ["ablation=lr_clip", f"data.root={tmp_path}", "data.shapes_num_train=1", "data.shapes_num_val=1"]
+    stored = json.loads(json.dumps(plan(overrides).describe()))
+    first, second, *_ = contrasts(stored)
+    assert (first.label, first.changes) == ("clip 1.0 against 0.1", ("optim.clip_norm",))
+    assert second.described.endswith("(changes model.norm, optim.lr and schedule.shape at once)")
+    assert stored["images"].startswith(str(tmp_path)) and stored["margin"] == 1.0
+
+
+def test_a_pair_of_arms_can_be_primary():
+    pair = 'ablation.primary=[{norm: pre}, {clip: "1.0"}]'
+    assert plan([STEPS, pair]).primary == {
+        "arm": "lr=1e-4,norm=pre,schedule=step,clip=0.1", "against": "lr=1e-4,norm=post,schedule=step,clip=1.0",
+    }  # fmt: skip
+
+
+MISTAKES = {
+    "ablation.design=latin": "ablation.design='latin': choose from factorial, one_factor, listed",
+    "ablation.from=middle": "ablation.from='middle': choose from baseline, opposite",
+    "+ablation.margn=1": "ablation.margn: unknown key; did you mean margin?",
+    "ablation.name=null": "ablation.name: is missing",
+    "ablation.question=null": "ablation.question: is missing",
+    "ablation.name=../x": "ablation.name='../x': folders are called after it",
+    "ablation.margin=0": "ablation.margin=0: give AP points between 0 and 100",
+    "ablation.margin=wide": "ablation.margin='wide'",
+    "ablation.design=listed": "ablation.arms: a list of arms .* belongs to design=listed",
+    "ablation.arms=[{}]": "ablation.arms: a list of arms .* belongs to design=listed, and only to it",
+    "ablation.design=factorial ablation.from=opposite": "only design=one_factor starts somewhere",
+    "ablation.design=listed ablation.arms=[{norm: pre}]": "ablation.arms: add the baseline lr=1e-4,norm=post",
+    "ablation.design=listed ablation.arms=[{},{}]": r"ablation.arms\[1\]: .* is listed twice",
+    "ablation.design=listed ablation.arms=[{nrm: pre}]": r"ablation.arms\[0\].nrm: there is no such factor",
+    "ablation.design=listed ablation.arms=[3]": r"ablation.arms\[0\]: must map factors to levels",
+    "ablation.design=listed ablation.arms={a: b}": "ablation.arms: must be a list",
+    "ablation.baseline.norm=none": "ablation.baseline.norm='none': choose one of its levels, post, pre",
+    "ablation.primary={norm: [pre]}": "ablation.primary=.*: give {factor",
+    "ablation.primary={norm: [pre, pre]}": "ablation.primary: no two arms differ in norm=pre against pre alone",
+    "ablation.primary=[{norm: pre},{norm: pre}]": "ablation.primary: compares .* with itself",
+    "ablation.primary=[{norm: pre, schedule: cosine},{}]": "ablation.primary: .* is no arm of this design",
+    "+ablation.factors.seed={x: []}": "ablation.factors.seed: the name is taken",
+    "plan=maybe": "plan='maybe': true says what would be run",
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_are_named(mistake):
+    overrides = [part for part in mistake.replace(" ablation.", "\nablation.").split("\n") if part]
+    with pytest.raises(InputError, match=MISTAKES[mistake]):
+        plan([STEPS, *overrides])
+
+
+# what a plan says
+
+
+def earlier(aps: dict[tuple[str, int], float], **columns: str) -> pd.DataFrame:
+    rows = [
+        {"run_id": f"{arm}{seed}", "arm": arm, "seed": seed, "val/AP": ap, "optim.lr": arm}
+        for (arm, seed), ap in aps.items()
+    ]
+    return pd.DataFrame(rows).assign(**columns)
+
+
+def test_the_sd_is_pooled_over_seeds_within_equal_settings():
+    frame = earlier({("a", 0): 0.1, ("a", 1): 0.3, ("b", 0): 0.7, ("b", 1): 0.7, ("c", 0): 0.9})
+    sd, df = pooled_sd(frame)
+    assert df == 2 and sd == pytest.approx(math.sqrt(0.02 / 2))
+    again = pd.concat([frame, frame.assign(run_id="again")])
+    assert pooled_sd(again) == (sd, df)  # a run that was made twice is no second sample
+    assert pooled_sd(frame[frame["arm"] == "c"])[1] == 0 and pooled_sd(frame.iloc[:0])[1] == 0
+
+
+def test_earlier_runs_count_where_data_and_model_are_the_same():
+    ablation = plan(["ablation=lr_clip"])
+    mark = plan.data_fingerprint(ablation.arms[0].config)
+    columns = {"model.hidden_dim": "128", "model.norm": "pre", "schedule.horizon": "9 steps"}
+    frame = earlier({("a", 0): 0.10, ("a", 1): 0.12}, fingerprint=mark, **columns)
+    sd, source = seed_sd(ablation, frame)
+    assert sd == pytest.approx(0.02 / math.sqrt(2)) and "from 2 earlier runs" in source and "9 steps" in source
+    for other in (frame.assign(fingerprint="x"), frame.assign(**{"model.hidden_dim": "64"}), frame.iloc[:1]):
+        assert seed_sd(ablation, other) == (plan.ASSUMED_SD, seed_sd(ablation, frame.iloc[:0])[1])
+
+
+def test_half_widths_shrink_with_seeds_and_with_pairs(tmp_path):
+    overrides = ["ablation=lr_clip", f"data.root={tmp_path}", "data.shapes_num_train=1", "data.shapes_num_val=1"]
+    ablation = plan([*overrides, "seeds=[0,1,2]"])
+    averaged, *_, pair = contrasts(ablation.describe())
+    assert half_width(pair, 0.01, 3) == pytest.approx(2.484 * 0.01 * math.sqrt(2), rel=1e-3)
+    assert half_width(averaged, 0.01, 3) == pytest.approx(2.484 * 0.01, rel=1e-3)
+    lines = list(resolution(ablation, pd.DataFrame(columns=["run_id", "arm", "seed", "fingerprint", "val/AP"])))
+    assert (
+        lines[0]
+        == "SD of AP over seeds: 1 points, assumed, as no earlier runs with this data and model have several seeds"
+    )
+    assert lines[1].startswith("3 seeds: not enough to claim")
+    assert lines[2].startswith(
+        "primary: clip 1.0 against 0.1: interval of ±2.5 points with 3 seeds, ±1.0 points with 6"
+    )
+
+
+def test_costs_are_measured_once_for_equal_computations():
+    first, second, third, _ = plan(["ablation=lr_clip"]).arms
+    assert cost_key(first.config) == cost_key(second.config) != cost_key(third.config)  # pre-norm is another model
+
+
+def test_what_is_measured_need_not_be_fetched_or_compiled():
+    measured = measurable(plan(["model=detr_r50", "train.compile=true"]).arms[0].config)
+    assert (measured.model.pretrained, measured.train.compile) == (False, False)
+
+
+def test_lengths_tell_what_is_equal():
+    def at(horizon: str, steps: int) -> str:
+        ablation = plan(["ablation=lr_clip", f"horizon={horizon}"])
+        costs = {arm.name: Cost(steps, steps / 100, 1.0, 1.0) for arm in ablation.arms}
+        return comparison(lengths(ablation, costs))
+
+    assert at("600 steps", 600).startswith(
+        "equal steps (600) and epochs (6), unequal fraction of the schedule (1.2 % to 6 %)"
+    )
+    assert Cost(10, 1.0, 2.0, 3.0).seconds(evaluations=4) == 32
+
+
+def test_a_plan_is_printed_and_nothing_is_run(answer, tmp_path, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    tiny = ["data.shapes_num_train=16", "data.shapes_num_val=4", "model.hidden_dim=32", "model.backbone_width=8"]
+    code, printed, errors = answer("ablation=lr_clip", "seeds=[0,1]", "horizon=4 steps", "plan=true", *tiny)
+    assert code == 0, errors
+    for text in (
+        "factorial",
+        "(baseline)",
+        "optim.clip_norm",
+        "equal steps (4)",
+        "8 runs to do: about",
+        "primary: clip",
+    ):
+        assert text in printed
+    assert not list(tmp_path.glob("runs/lr_clip*")) and not list(tmp_path.glob("store/*.db"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "same"),
+    [
+        ("train.num_processes=2", True),
+        ("evaluation.backend=faster-coco-eval", True),
+        ("train.compile=true", True),
+        ("train.grouping=size", False),
+    ],
+)
+def test_what_changes_no_figure_does_not_make_it_another_run(setting, same):
+    one, two = plan(["train.accumulate=2"]), plan(["train.accumulate=2", setting])
+    assert (one.identity == two.identity) == same
