@@ -13,6 +13,7 @@ from stored import STEPS, Builder
 from experiments.results.evidence import gather
 from experiments.results.reading.ablations import load_ablation
 from experiments.results.report.ablation_report import render
+from experiments.schema import names
 from experiments.schema.store import load_store
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -51,8 +52,8 @@ def crafted(tmp_path_factory) -> tuple[Builder, str, Path]:
         "../secret.png", "link.png", str(folder / "secret.png"))  # fmt: skip
     arms = {SCRIPT: {"recipe": "official", "clip": "0.1"}, "../../up": {"recipe": "official", "clip": "1.0"},
             "'; DROP TABLE runs; --": {"recipe": "abbreviated", "clip": "0.1"}}  # fmt: skip
-    names = {"name": SCRIPT, "question": f"{SCRIPT} <img src=x onerror='alert(2)'>", "baseline": SCRIPT}
-    parent = builder.ablation(1, arms=arms, settings={arm: {"x": 1} for arm in arms}, primary=None, **names)
+    texts = {"name": SCRIPT, "question": f"{SCRIPT} <img src=x onerror='alert(2)'>", "baseline": SCRIPT}
+    parent = builder.ablation(1, arms=arms, settings={arm: {"x": 1} for arm in arms}, primary=None, **texts)
     runs = builder.client.search_runs([builder.experiment], f"tags.`mlflow.parentRunId` = '{parent}'")
     for run, name in zip(runs, (names.PREDICTIONS, names.RECORDS, "attention.safetensors"), strict=True):
         path = folder / "artifacts" / run.info.run_id / "artifacts" / name

@@ -6,9 +6,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from experiments.results import conditions, reasons
+from experiments.results import conditions
 from experiments.results.audit import audit_row
 from experiments.results.effects import Interval
+from experiments.results.reasons import reasons
 from experiments.results.verdicts import (
     BETTER,
     EQUIVALENT,

@@ -7,9 +7,10 @@ import pandas as pd
 import pytest
 
 from detr.errors import InputError
-from experiments.definition.arms import differs, expand, plan, varied
+from experiments.definition.arms import data_fingerprint, differs, expand, plan, varied
 from experiments.definition.compose import options
 from experiments.definition.planning import (
+    ASSUMED_SD,
     Cost,
     cost_key,
     half_width,
@@ -175,13 +176,13 @@ def test_the_sd_is_pooled_over_seeds_within_equal_settings():
 
 def test_earlier_runs_count_where_data_and_model_are_the_same():
     ablation = plan(["ablation=lr_clip"])
-    mark = plan.data_fingerprint(ablation.arms[0].config)
+    mark = data_fingerprint(ablation.arms[0].config)
     columns = {"model.hidden_dim": "128", "model.norm": "pre", "schedule.horizon": "9 steps"}
     frame = earlier({("a", 0): 0.10, ("a", 1): 0.12}, fingerprint=mark, **columns)
     sd, source = seed_sd(ablation, frame)
     assert sd == pytest.approx(0.02 / math.sqrt(2)) and "from 2 earlier runs" in source and "9 steps" in source
     for other in (frame.assign(fingerprint="x"), frame.assign(**{"model.hidden_dim": "64"}), frame.iloc[:1]):
-        assert seed_sd(ablation, other) == (plan.ASSUMED_SD, seed_sd(ablation, frame.iloc[:0])[1])
+        assert seed_sd(ablation, other) == (ASSUMED_SD, seed_sd(ablation, frame.iloc[:0])[1])
 
 
 def test_half_widths_shrink_with_seeds_and_with_pairs(tmp_path):
