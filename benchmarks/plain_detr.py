@@ -10,7 +10,7 @@ from torchvision.models import resnet50
 from torchvision.models._utils import IntermediateLayerGetter
 from torchvision.ops import FrozenBatchNorm2d
 
-from detr.models.detr import MLP
+from detr.models.heads import MLP
 from detr.models.position_encoding import SinePositionEmbedding
 
 

@@ -1,13 +1,14 @@
-"""One training step of DETR with ResNet-50 against two others: seconds and memory. The others are transformers' DETR,
-and the layers of torch and torchvision as they are by default, which is how the official code is made.
+"""One training step of DETR with ResNet-50 against two others: CPU seconds, seconds and memory. The others are
+transformers' DETR, and the layers of torch and torchvision as they are by default, which is how the official code is
+made.
 
     .venv/bin/python -m benchmarks.training_step
 
 Two images of 480 x 640 with 10 objects each, random weights, all the official settings: forward pass, matching and the
 losses of 6 layers, backward pass, clipping, AdamW. All have the same parameters, of which the same ones train.
-bfloat16 is measured where the CPU computes in it. Each side has a process of its own, as a training has, with what its
-steps leave behind in memory; they take turns. Memory is the peak of another process above what it holds before the
-model is built.
+bfloat16 is measured on both sides where the CPU computes in it. Each side has a process of its own, as a training has,
+with what its steps leave behind in memory; they take turns. Memory is the peak of another process above what it holds
+before the model is built.
 """
 
 import argparse
@@ -17,7 +18,8 @@ import statistics
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -28,16 +30,14 @@ from torch import Tensor, nn
 from benchmarks.losses import looped_total
 from benchmarks.plain_detr import PlainDETR
 from benchmarks.table import Entry, interleave, ratio_and_spread, show
-from detr.config import ModelConfig
+from detr.config import CheckpointActivations, ModelConfig
 from detr.criterion import SetCriterion
-from detr.heap import keep_freed_memory
 from detr.models import build_model
 from detr.optim import build_optimizer, clip_gradients
 from detr.precision import autocast
 
 HEIGHT, WIDTH, BATCH, OBJECTS, CLASSES = 480, 640, 2, 10, 91
 WORK = f"ResNet-50, {BATCH} x {HEIGHT}x{WIDTH}, {OBJECTS} objects an image"
-THEIRS, PLAIN = "transformers' DETR in float32", "torch's and torchvision's own layers in float32"
 
 
 def draw_batch() -> tuple[Tensor, list[dict[str, Tensor]]]:
@@ -49,12 +49,11 @@ def draw_batch() -> tuple[Tensor, list[dict[str, Tensor]]]:
     return images, [{"labels": a, "boxes": b} for a, b in zip(labels, boxes, strict=True)]
 
 
-def ours(precision: str = "float32") -> Callable[[], float]:
+def ours(precision: str = "float32", checkpoint_activations: CheckpointActivations = "none") -> Callable[[], float]:
     """A step of the project's parts, as detr.step takes it."""
-    keep_freed_memory()
     images, targets = draw_batch()
     mask = torch.zeros(BATCH, HEIGHT, WIDTH, dtype=torch.bool)
-    model = build_model(ModelConfig(pretrained=False)).train()
+    model = build_model(ModelConfig(pretrained=False), checkpoint_activations=checkpoint_activations).train()
     criterion, optimizer = SetCriterion(CLASSES), build_optimizer(model, 1e-4, 1e-5, 1e-4)
 
     def step() -> float:
@@ -94,12 +93,19 @@ def theirs() -> Callable[[], float]:
     return peer(model, lambda: model(pixel_values=images, labels=labels).loss)
 
 
-def plain() -> Callable[[], float]:
+def plain(precision: str = "float32") -> Callable[[], float]:
     """The step of torch's and torchvision's own layers, with a loop over all losses."""
     images, targets = draw_batch()
     mask = torch.zeros(BATCH, HEIGHT, WIDTH, dtype=torch.bool)
     model = PlainDETR(CLASSES)
-    return peer(model, lambda: looped_total(model(images, mask), targets))
+
+    def total() -> Tensor:
+        with autocast(images.device, precision):
+            outputs = model(images, mask)
+        *before, last = ({key: layer[key].float() for key in KEYS} for layer in (*outputs["aux_outputs"], outputs))
+        return looped_total({**last, "aux_outputs": before}, targets)
+
+    return peer(model, total)
 
 
 def transformers_model() -> nn.Module:
@@ -125,24 +131,26 @@ def computes_bfloat16() -> bool:
 
 
 @contextmanager
-def stepping(side: str) -> Iterator[Callable[[], None]]:
-    """A process of one side; the function has it take a step, and returns when it is done."""
+def stepping(side: str) -> Iterator[Callable[[], float]]:
+    """A process of one side; the function has it take a step, and returns its CPU seconds."""
     command = [sys.executable, "-m", "benchmarks.training_step", "--serve", side]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1) as process:
 
-        def step() -> None:
+        def step() -> float:
             process.stdin.write("step\n")
-            if process.stdout.readline() != "done\n":
+            if not (answer := process.stdout.readline()):
                 raise RuntimeError(f"the process of {side} has ended")
+            return float(answer)
 
         yield step  # the end of its input ends it
 
 
 def serve(step: Callable[[], float]) -> None:
-    """Take a step for each line of the standard input."""
+    """Take a step for each line of the standard input, and answer with its CPU seconds."""
     for _ in sys.stdin:
+        begin = time.process_time()
         step()
-        print("done", flush=True)
+        print(time.process_time() - begin, flush=True)
 
 
 def memory(side: str) -> float:
@@ -177,25 +185,57 @@ def measure_memory(side: str) -> float:
     return (peak - before) / 2**20
 
 
-SIDES = {"ours": ours, "ours in bfloat16": lambda: ours("bfloat16"), "plain": plain, "theirs": theirs}
-PEERS = {"plain": PLAIN, "theirs": THEIRS}
+KEYS = ("pred_logits", "pred_boxes")
+SIDES = {
+    "ours": ours,
+    "plain": plain,
+    "theirs": theirs,
+    "ours in bfloat16": lambda: ours("bfloat16"),
+    "plain in bfloat16": lambda: plain("bfloat16"),
+    "ours, backbone checkpointed": lambda: ours(checkpoint_activations="backbone"),
+    "ours, all checkpointed": lambda: ours(checkpoint_activations="all"),
+}
+PEERS = {"plain": "torch's and torchvision's own layers", "theirs": "transformers' DETR"}
+PAIRS = {  # of steps that are compared -> aim of ours / peer in CPU time
+    ("ours", "plain"): "at most 0.97",
+    ("ours", "theirs"): "",
+    ("ours in bfloat16", "plain in bfloat16"): "",
+    ("ours in bfloat16", "plain"): "at most 0.45",
+}
+CHECKPOINTED = ("ours, backbone checkpointed", "ours, all checkpointed")
+
+
+def take_turns(sides: Iterable[str], repetitions: int) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Seconds and CPU seconds of every repetition of each side's step."""
+    cpu: dict[str, list[float]] = {side: [] for side in sides}
+    with ExitStack() as stack:
+        steps = {side: stack.enter_context(stepping(side)) for side in cpu}
+        turns = {side: lambda side=side: cpu[side].append(steps[side]()) for side in cpu}
+        seconds = interleave(turns, repetitions)
+    return seconds, {side: values[1:] for side, values in cpu.items()}  # without the warm-up
 
 
 def entries(repetitions: int = 6) -> Iterator[Entry]:
-    """Seconds of the step in each precision, then its memory."""
-    sides = [side for side in SIDES if side != "ours in bfloat16" or computes_bfloat16()]
-    with ExitStack() as stack:
-        seconds = interleave({side: stack.enter_context(stepping(side)) for side in sides}, repetitions)
-    for name, aim in (("ours", "1.25 x"), ("ours in bfloat16", "2.2 x")):
-        for side, other in PEERS.items() if name in sides else ():
-            figures = {f"{key} (s)": statistics.median(seconds[key]) for key in (name, side)}
-            ratio, spread = ratio_and_spread(seconds[name], seconds[side])
-            yield Entry("training step" + name.removeprefix("ours"), other, WORK, ratio, spread, aim, figures)
-    peaks = [{side: memory(side) for side in ("ours", "plain", "theirs")} for _ in range(3)]
-    for side, other in PEERS.items():
-        ratio, spread = ratio_and_spread([one[side] for one in peaks], [one["ours"] for one in peaks])
-        figures = {f"{key} (MB)": statistics.median(one[key] for one in peaks) for key in ("ours", side)}
-        yield Entry("memory of the training step, share", other, WORK, ratio, spread, "at most 0.8", figures)
+    """CPU time of the step in each precision and with checkpointed activations, then its memory."""
+    seconds, cpu = take_turns([s for s in SIDES if "bfloat16" not in s or computes_bfloat16()], repetitions)
+    pairs = PAIRS | {(side, "ours"): "" for side in CHECKPOINTED}
+    for (one, other), aim in pairs.items():
+        if one in cpu:
+            share, spread = ratio_and_spread(cpu[other], cpu[one])
+            figures = {f"{side}, CPU (s)": statistics.median(cpu[side]) for side in (one, other)}
+            figures |= {f"{side} (s)": statistics.median(seconds[side]) for side in (one, other)}
+            yield Entry(f"CPU time of the training step, {one}, share", told(other), WORK, share, spread, aim, figures)
+    peaks = [{side: memory(side) for side in ("ours", *PEERS, *CHECKPOINTED)} for _ in range(3)]
+    for one, other in [("ours", "plain"), ("ours", "theirs"), *((side, "ours") for side in CHECKPOINTED)]:
+        share, spread = ratio_and_spread([peak[other] for peak in peaks], [peak[one] for peak in peaks])
+        figures = {f"{side} (MB)": statistics.median(peak[side] for peak in peaks) for side in (one, other)}
+        yield Entry(f"memory of the training step, {one}, share", told(other), WORK, share, spread, "", figures)
+
+
+def told(side: str) -> str:
+    """The side's name in the table."""
+    name, _, precision = side.partition(" in ")
+    return f"{PEERS.get(name, name)} in {precision or 'float32'}"
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Box formats and the generalised IoU, for boxes of any leading shape."""
+"""Box formats, the inverse of the sigmoid, and the generalised IoU, for any leading shape."""
 
 import torch
 from torch import Tensor
@@ -14,6 +14,12 @@ def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
     """(..., 4) corners -> (..., 4) centre and size."""
     low, high = boxes[..., :2], boxes[..., 2:]
     return torch.cat([(low + high) / 2, high - low], dim=-1)
+
+
+def inverse_sigmoid(x: Tensor, eps: float = 1e-5) -> Tensor:
+    """Logit of x in 0..1, kept finite by bounding x and 1 - x from below by `eps`."""
+    x = x.clamp(0, 1)
+    return (x.clamp(min=eps) / (1 - x).clamp(min=eps)).log()
 
 
 def generalized_iou(a: Tensor, b: Tensor) -> Tensor:

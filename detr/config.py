@@ -10,6 +10,8 @@ from typing import Literal, get_args, get_origin, get_type_hints
 from detr.errors import InputError
 from detr.schedule import parse_horizon
 
+CheckpointActivations = Literal["none", "backbone", "all"]
+
 
 def _check_choices(config: object, section: str) -> None:
     """InputError when a field that is a Literal holds none of its choices."""
@@ -84,23 +86,32 @@ class ModelConfig:
             "must be a multiple of 8 (the groups of the norm)",
         )
 
+    @property
+    def has_batch_norm(self) -> bool:
+        """Whether norms keep running statistics of the batches."""
+        return self.backbone == "small" and self.backbone_norm == "batch"
+
 
 @dataclass(frozen=True)
 class LossConfig:
     """Costs of the matching and weights of the losses."""
 
+    # softmax: exclusive classes and a no-object column. focal: a sigmoid for each class, of which one query may show
+    # several; published with weight_ce=2 and cost_class=2, which are settings of their own
+    classification: Literal["softmax", "focal"] = "softmax"
     cost_class: float = 1.0
     cost_bbox: float = 5.0
     cost_giou: float = 2.0
     weight_ce: float = 1.0
     weight_bbox: float = 5.0
     weight_giou: float = 2.0
-    no_object_weight: float = 0.1  # class weight of no-object in the cross-entropy
+    no_object_weight: float = 0.1  # softmax: class weight of no-object in the cross-entropy
     aux_loss: bool = True  # the same losses on every decoder layer
 
     def __post_init__(self) -> None:
+        _check_choices(self, "loss")
         for name, value in vars(self).items():
-            _require(value >= 0, f"loss.{name}", value, "must not be negative")
+            _require(isinstance(value, str) or value >= 0, f"loss.{name}", value, "must not be negative")
         costs = self.cost_class + self.cost_bbox + self.cost_giou
         _require(costs > 0, "loss.cost_*", costs, "at least one matching cost must be positive")
 
@@ -211,6 +222,9 @@ class TrainConfig:
     update_ratio_steps: int = 200  # optimiser steps from one measurement of the size of the updates to the next
     # training's forward and backward pass by torch.compile: for GPUs; a minute or more passes before the first step
     compile: bool = False
+    # activations that the backward pass computes again, to save memory for time: those of the backbone's stages, or
+    # those of the encoder's and decoder's layers too
+    checkpoint_activations: CheckpointActivations = "none"
 
     def __post_init__(self) -> None:
         _check_choices(self, "train")
@@ -262,8 +276,14 @@ class RunConfig:
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**32, "seed", self.seed, "must be in [0, 2**32)")
         _require(
-            self.train.num_processes == 1 or self.model.backbone != "small" or self.model.backbone_norm == "group",
+            self.train.num_processes == 1 or not self.model.has_batch_norm,
             "model.backbone_norm",
             self.model.backbone_norm,
             "its running statistics would differ between processes; set group, or train.num_processes=1",
+        )
+        _require(
+            self.train.checkpoint_activations == "none" or not self.model.has_batch_norm,
+            "train.checkpoint_activations",
+            self.train.checkpoint_activations,
+            "computing features twice would update the running statistics of model.backbone_norm=batch twice",
         )

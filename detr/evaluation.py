@@ -138,7 +138,7 @@ def predict_dataset(
     dataset: CocoDetection = loader.dataset
     model.eval()
     targets = [dataset.counts(i) for i in range(len(dataset))]
-    normalizers = criterion.normalizers(targets, model.query_embed.num_embeddings)
+    normalizers = criterion.normalizers(targets)
     detections: Detections = []
     sums: dict[str, float] = defaultdict(float)
     for batch in batches(loader):
@@ -150,7 +150,7 @@ def predict_dataset(
             sums[key] += value.item()
         if watch:
             watch(batch, outputs)
-        results = postprocess(outputs, torch.stack([t["size"] for t in batch.targets]))
+        results = postprocess(outputs, torch.stack([t["size"] for t in batch.targets]), criterion.classification)
         for target, result in zip(batch.targets, results, strict=True):
             detections += coco_results(target["image_id"], dataset, result)
     return detections, dict(sums)
@@ -164,8 +164,8 @@ def coco_results(image_id: int, dataset: CocoDetection, result: dict[str, torch.
     boxes = result["boxes"].cpu().double().numpy()
     boxes[:, 2:] -= boxes[:, :2]
     categories = dataset.category_ids.tolist()
-    rows = zip(result["labels"].tolist(), result["scores"].tolist(), np.round(boxes, 3).tolist(), strict=True)
-    for query, (label, score, box) in enumerate(rows):
+    columns = result["query"].tolist(), result["labels"].tolist(), result["scores"].tolist()
+    for query, label, score, box in zip(*columns, np.round(boxes, 3).tolist(), strict=True):
         if label < len(categories) and categories[label] in dataset.names:
             found = {"image_id": image_id, "category_id": categories[label], "bbox": box}
             yield found | {"score": round(score, 7), "query": query}

@@ -9,6 +9,7 @@ from torch.optim import AdamW
 from torch.utils.data import DataLoader
 
 from detr.checkpoint import load_official, read_weights
+from detr.classification import build_classification
 from detr.config import RunConfig
 from detr.criterion import SetCriterion
 from detr.data import CocoDetection, open_split
@@ -17,7 +18,6 @@ from detr.data.sampler import GroupingSampler, StreamSampler
 from detr.distributed import Peers, check_device
 from detr.errors import InputError
 from detr.evaluation import coco_classes
-from detr.heap import keep_freed_memory
 from detr.models import build_model
 from detr.optim import build_optimizer
 from detr.precision import grad_scaler, set_tf32
@@ -76,8 +76,6 @@ def _prepare_alone(config: RunConfig, peers: Peers) -> Setup:
         torch.set_num_threads(config.train.num_threads)
     device = choose_device(config.train.device)
     check_device(device)
-    if device.type == "cpu":
-        keep_freed_memory()
     if device.type == "cuda":
         set_tf32(config.train.precision == "tf32")
     elif config.train.precision == "tf32":
@@ -94,7 +92,11 @@ def _prepare_alone(config: RunConfig, peers: Peers) -> Setup:
             f"model.num_classes={num_classes}: the data has {train_set.num_classes}; set null to take that"
         )
     torch.manual_seed(config.seed)
-    model = build_model(replace(config.model, num_classes=num_classes))
+    model = build_model(
+        replace(config.model, num_classes=num_classes),
+        build_classification(config.loss),
+        config.train.checkpoint_activations,
+    )
     if config.model.init_from:
         load_official(model, read_weights(config.model.init_from))
     model.to(device)

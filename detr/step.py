@@ -35,7 +35,7 @@ def train_step(setup: Setup, progress: Progress, micro_batches: list[Batch]) -> 
     config, optimizer, scaler = setup.config, setup.optimizer, setup.scaler
     own = [{"labels": t["labels"], "image_id": t["image_id"]} for batch in micro_batches for t in batch.targets]
     targets = [target for part in setup.peers.gather(own) for target in part]  # of the whole effective batch
-    normalizers = setup.criterion.normalizers(targets, config.model.num_queries)
+    normalizers = setup.criterion.normalizers(targets)
     sums = accumulate(setup, progress, micro_batches, normalizers)
     scaler.unscale_(optimizer)  # before clipping: the bound, and the norm that is logged, are the true gradient's
     norm = clip_gradients((p for group in optimizer.param_groups for p in group["params"]), config.optim.clip_norm)

@@ -57,7 +57,7 @@ class ValidationWatch:
             if hasattr(layer.multihead_attn, "weights"):  # sparse attention has no distribution over all tokens
 
                 def keep(_module: nn.Module, inputs: tuple[Any, ...], i: int = i) -> None:
-                    self.attended[i] = inputs[0], inputs[1], inputs[3], inputs[4][0]
+                    self.attended[i] = inputs
 
                 self.handles.append(layer.multihead_attn.register_forward_pre_hook(keep))
         return self
@@ -93,12 +93,14 @@ class ValidationWatch:
         logits, boxes = stack_layers(outputs)
         matches = self.matcher.match_layers(logits, boxes, batch.targets)
         self.assigned.append(assigned_targets(matches, logits.shape[2]))
-        probabilities, boxes = logits[-1].float().softmax(-1).cpu(), boxes[-1].float().cpu()  # (B, Q, C + 1), (B, Q, 4)
-        self.no_object.append(probabilities[..., -1])
-        self.classes.add(probabilities)
+        logits, boxes = logits[-1].float(), boxes[-1].float().cpu()  # (B, Q, K), (B, Q, 4)
+        probabilities = self.matcher.classification.probabilities(logits).cpu()  # (B, Q, C)
+        no_object = self.matcher.classification.no_object(logits).cpu()  # (B, Q)
+        self.no_object.append(no_object)
+        self.classes.add(torch.cat([probabilities, no_object[..., None]], dim=-1))
         self.boxes.add(boxes)
         self.objects.add(torch.cat([t["boxes"] for t in batch.targets]))
-        scores, labels = probabilities[..., :-1].max(-1)
+        scores, labels = probabilities.max(-1)
         self._look_at_attention(batch, scores)
         found = duplicates(scores, labels, cxcywh_to_xyxy(boxes))
         self.detections, self.duplicates = self.detections + found[0], self.duplicates + found[1]
@@ -108,10 +110,12 @@ class ValidationWatch:
     def _look_at_attention(self, batch: Batch, scores: Tensor) -> None:
         """Entropy of every layer and maps of the last, for the probes among the images; scores (B, Q)."""
         rows = [i for i, target in enumerate(batch.targets) if target["image_id"] in self.probes]
-        for layer, (*inputs, size) in self.attended.items():
+        for layer, (queries, memory) in self.attended.items():
             if rows:
-                query, key, mask = (x[rows] for x in inputs)
-                weights = self.model.transformer.decoder.layers[layer].multihead_attn.weights(query, key, mask).float()
+                (size,), mask = memory.level_shapes, memory.padding_mask[rows]
+                queries = queries._replace(tokens=queries.tokens[rows], position=queries.position[rows])
+                memory = memory._replace(tokens=memory.tokens[rows], position=memory.position[rows], padding_mask=mask)
+                weights = self.model.transformer.decoder.layers[layer].multihead_attn.weights(queries, memory).float()
                 self.entropy.setdefault(layer, []).append(attention_entropy(weights, mask).cpu())
                 if layer == self.maps.layer:
                     for i, maps in zip(rows, weights.unflatten(-1, size), strict=True):  # (heads, Q, h, w)
@@ -122,7 +126,8 @@ class ValidationWatch:
         sizes = torch.stack([t["size"] for t in batch.targets])
         self.layers = self.layers or [[] for _ in layers]
         for kept, outputs in zip(self.layers, layers, strict=True):
-            for target, result in zip(batch.targets, postprocess(outputs, sizes), strict=True):
+            results = postprocess(outputs, sizes, self.matcher.classification)
+            for target, result in zip(batch.targets, results, strict=True):
                 kept.append((target["image_id"], {name: x.cpu() for name, x in result.items()}))
 
     @property

@@ -1,10 +1,11 @@
-"""The architecture of a checkpoint, read from the names and shapes of its weights."""
+"""Find the architecture of a checkpoint from the names and shapes of its weights."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from torch import Tensor
 
+from detr.classification import Classification, Softmax
 from detr.config import ModelConfig
 from detr.errors import InputError
 
@@ -17,12 +18,18 @@ RESNETS = {  # (has bottleneck blocks, blocks of layer3)
 }
 
 
-def infer_model_config(state: Mapping[str, Tensor], num_heads: int = 8, dilation: bool = False) -> ModelConfig:
-    """The model whose state dict this is; InputError when it is none that this project builds.
+def infer_model_config(
+    state: Mapping[str, Tensor],
+    num_heads: int = 8,
+    dilation: bool = False,
+    classification: Classification | None = None,
+) -> ModelConfig:
+    """Find the model whose state dict this is; InputError when it is none that this project builds.
 
-    Neither the number of heads nor the dilation of a DC5 model leaves a trace in the weights: they must be told.
+    The number of heads, the dilation of a DC5 model and the classification (by default Softmax) leave no trace in the
+    weights: they must be told.
     """
-    num_classes, hidden_dim = _shape(state, "class_embed.weight", 2)
+    num_logits, hidden_dim = _shape(state, "class_embed.weight", 2)
     num_queries, _ = _shape(state, "query_embed.weight", 2)
     dim_feedforward, _ = _shape(state, "transformer.decoder.layers.0.linear1.weight", 2)
     if num_heads < 1 or hidden_dim % num_heads:
@@ -39,12 +46,12 @@ def infer_model_config(state: Mapping[str, Tensor], num_heads: int = 8, dilation
         dim_feedforward=dim_feedforward,
         norm="pre" if "transformer.encoder.norm.weight" in state else "post",
         num_queries=num_queries,
-        num_classes=num_classes - 1,  # without no-object
+        num_classes=num_logits - (classification or Softmax()).num_logits(0),
     )
 
 
 def _backbone(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The settings of the backbone."""
+    """Find the settings of the backbone."""
     if f"{BODY}0.0.weight" in state:
         num_blocks = len({name.split(".")[3] for name in state if name.startswith(BODY) and ".branch." in name})
         if num_blocks not in (2, 3):
@@ -65,7 +72,7 @@ def _backbone(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _count(state: Mapping[str, Tensor], prefix: str) -> int:
-    """How many numbered modules there are below `prefix`."""
+    """Count the numbered modules below `prefix`."""
     return len({name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)})
 
 

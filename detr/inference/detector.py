@@ -12,6 +12,7 @@ from torch import Tensor
 from torchvision import tv_tensors
 
 from detr.checkpoint import load_official, read_weights
+from detr.classification import Softmax, build_classification
 from detr.coco_names import COCO_NAMES, NUM_LABELS
 from detr.config import DataConfig, EvaluationConfig, ModelConfig, RunConfig
 from detr.config_io import from_dict
@@ -47,8 +48,9 @@ class Detector:
 
     @torch.inference_mode()
     def detect(self, image: Tensor) -> dict[str, Tensor]:
-        """uint8 image (3, h, w) -> scores (Q,) falling, labels (Q,), boxes (Q, 4) xyxy in its pixels, on the CPU.
+        """Detect on a uint8 image (3, h, w); the result is on the CPU, the best detection first.
 
+        It has scores (N,), labels (N,), boxes (N, 4) xyxy in the image's pixels, and query (N,), as `postprocess`.
         The image goes through the transform of validation, alone and without padding.
         """
         size = tuple(image.shape[-2:])
@@ -57,7 +59,7 @@ class Detector:
         resized, _ = build_transform(self.data, train=False)(tv_tensors.Image(image), target)
         padding_mask = torch.zeros(1, *resized.shape[-2:], dtype=torch.bool, device=self.device)
         images = normalize(resized.as_subclass(Tensor)[None].to(self.device), padding_mask)
-        result = postprocess(self.model(images, padding_mask), [size])[0]
+        result = postprocess(self.model(images, padding_mask), [size], self.model.classification)[0]
         order = result["scores"].argsort(descending=True, stable=True)
         return {key: value[order].cpu() for key, value in result.items()}
 
@@ -86,9 +88,12 @@ def open_detector(options: argparse.Namespace) -> Detector:
     """The detector of `add_checkpoint_arguments`' options; InputError when checkpoint and options do not fit."""
     path: Path = options.checkpoint
     state, run = read_weights(path), read_run_config(path)
+    classification = build_classification(run.loss) if run else Softmax()
     if run:
         saved, model_config = {}, replace(run.model, pretrained=False, init_from=None)
-        model_config = replace(model_config, num_classes=run.model.num_classes or infer_model_config(state).num_classes)
+        if model_config.num_classes is None:
+            num_classes = infer_model_config(state, classification=classification).num_classes
+            model_config = replace(model_config, num_classes=num_classes)
     else:
         saved = _saved_arguments(path)
         model_config = infer_model_config(state, options.num_heads or saved.get("nheads", 8))
@@ -103,7 +108,7 @@ def open_detector(options: argparse.Namespace) -> Detector:
     data = replace(run.data if run else DataConfig(), **sizes)
 
     device = choose_device(options.device)
-    model = build_model(model_config)
+    model = build_model(model_config, classification)
     try:
         fresh = load_official(model, state)
     except InputError as error:

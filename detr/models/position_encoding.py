@@ -54,6 +54,3 @@ class LearnedPositionEmbedding(nn.Module):
         columns = self.col_embed.weight[:width].expand(batch, height, -1, -1)
         rows = self.row_embed.weight[:height, None].expand(batch, -1, width, -1)
         return torch.cat([columns, rows], dim=-1)
-
-
-POSITION_EMBEDDINGS = {"sine": SinePositionEmbedding, "learned": LearnedPositionEmbedding}

@@ -1,7 +1,7 @@
 """Encoder and decoder (facebookresearch/detr, models/transformer.py), batch first.
 
-Positions are added to queries and keys of every attention, never to values. Post-LN normalises after each residual
-sum; pre-LN normalises the input of each sublayer, adds the position after the norm, and closes the encoder with a norm.
+Post-LN normalises after each residual sum; pre-LN normalises the input of each sublayer, adds the position after the
+norm, and closes the encoder with a norm.
 """
 
 from collections.abc import Callable
@@ -11,31 +11,30 @@ import torch
 from torch import Tensor, nn
 
 from detr.config import ModelConfig
-from detr.models.dropout import Dropout, relu_dropout
+from detr.models.activations import CheckpointedStack
+from detr.models.attention import MultiHeadAttention
+from detr.models.memory import Memory
+from detr.models.queries import Queries
 
 
-class Memory(NamedTuple):
-    """The encoder's output, as the decoder attends to it."""
+class Decoded(NamedTuple):
+    """Queries after each of the L decoder layers."""
 
-    tokens: Tensor  # (B, T, d)
-    position: Tensor  # (B, T, d)
-    padding_mask: Tensor  # (B, T), True on padding
-    level_shapes: list[tuple[int, int]]  # (H, W) of each feature level; their areas sum to T
+    tokens: Tensor  # (L, B, Q, d)
+    references: Tensor | None  # (L, B, Q, 2 or 4) that the layer looked around; None: the queries have none
 
 
 class _Layer(nn.Module):
-    """What encoder and decoder layers share: the norm placement and the feed-forward sublayer."""
+    """Norm placement and feed-forward sublayer of encoder and decoder layers."""
 
-    def __init__(self, config: ModelConfig, num_sublayers: int) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.pre_norm = config.norm == "pre"
         self.linear1 = nn.Linear(config.hidden_dim, config.dim_feedforward)
         self.linear2 = nn.Linear(config.dim_feedforward, config.hidden_dim)
-        self.dropout = Dropout(config.dropout)
-        for i in range(1, num_sublayers + 1):
-            self.add_module(f"norm{i}", nn.LayerNorm(config.hidden_dim))
+        self.dropout = nn.Dropout(config.dropout)
 
-    def residual(self, x: Tensor, norm: nn.LayerNorm, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
+    def residual(self, x: Tensor, norm: nn.Module, sublayer: Callable[[Tensor], Tensor]) -> Tensor:
         """x + sublayer(norm(x)) in pre-LN, norm(x + sublayer(x)) in post-LN."""
         if self.pre_norm:
             return x + self.dropout(sublayer(norm(x)))
@@ -43,22 +42,23 @@ class _Layer(nn.Module):
 
     def feed_forward(self, x: Tensor) -> Tensor:
         """(..., d) -> (..., d)."""
-        return self.linear2(relu_dropout(self.linear1(x), self.dropout.p if self.training else 0.0))
+        return self.linear2(self.dropout(self.linear1(x).relu()))
 
 
 class EncoderLayer(_Layer):
-    """Self-attention over the image's tokens, then the feed-forward."""
+    """Self-attention of the image's tokens, then the feed-forward."""
 
-    def __init__(self, config: ModelConfig, attention: type[nn.Module]) -> None:
-        super().__init__(config, num_sublayers=2)
-        self.self_attn = attention(config.hidden_dim, config.num_heads, config.dropout)
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.self_attn = image_attention(config)
+        self.norm1 = nn.LayerNorm(config.hidden_dim)
+        self.norm2 = nn.LayerNorm(config.hidden_dim)
 
     def forward(self, memory: Memory) -> Memory:
         """Memory -> Memory with new tokens."""
 
         def attend(x: Tensor) -> Tensor:
-            located = x + memory.position
-            return self.self_attn(located, located, x, memory.padding_mask, memory.level_shapes)
+            return self.self_attn(Queries(x, memory.position), memory._replace(tokens=x))
 
         x = self.residual(memory.tokens, self.norm1, attend)
         return memory._replace(tokens=self.residual(x, self.norm2, self.feed_forward))
@@ -67,78 +67,79 @@ class EncoderLayer(_Layer):
 class DecoderLayer(_Layer):
     """Self-attention of the object queries, attention to the image, then the feed-forward."""
 
-    def __init__(self, config: ModelConfig, attention: type[nn.Module]) -> None:
-        super().__init__(config, num_sublayers=3)
-        self.self_attn = attention(config.hidden_dim, config.num_heads, config.dropout)
-        self.multihead_attn = attention(config.hidden_dim, config.num_heads, config.dropout)
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__(config)
+        self.self_attn = MultiHeadAttention(config.hidden_dim, config.num_heads, config.dropout)
+        self.multihead_attn = image_attention(config)
+        self.norm1 = nn.LayerNorm(config.hidden_dim)
+        self.norm2 = nn.LayerNorm(config.hidden_dim)
+        self.norm3 = nn.LayerNorm(config.hidden_dim)
 
-    def forward(self, x: Tensor, memory: Memory, query_embed: Tensor) -> Tensor:
-        """x, query_embed (B, Q, d) -> (B, Q, d)."""
+    def forward(self, queries: Queries, memory: Memory) -> Queries:
+        """Queries -> Queries with new tokens."""
 
         def attend_queries(x: Tensor) -> Tensor:
-            located = x + query_embed
-            return self.self_attn(located, located, x)
+            return self.self_attn(Queries(x, queries.position), Memory(x, queries.position))
 
         def attend_image(x: Tensor) -> Tensor:
-            keys = memory.tokens + memory.position
-            return self.multihead_attn(x + query_embed, keys, memory.tokens, memory.padding_mask, memory.level_shapes)
+            return self.multihead_attn(queries._replace(tokens=x), memory)
 
-        x = self.residual(x, self.norm1, attend_queries)
+        x = self.residual(queries.tokens, self.norm1, attend_queries)
         x = self.residual(x, self.norm2, attend_image)
-        return self.residual(x, self.norm3, self.feed_forward)
+        return queries._replace(tokens=self.residual(x, self.norm3, self.feed_forward))
 
 
-class Encoder(nn.Module):
+def image_attention(config: ModelConfig) -> nn.Module:
+    """Build the attention to the image, of encoder and decoder layers."""
+    return MultiHeadAttention(config.hidden_dim, config.num_heads, config.dropout)
+
+
+class Encoder(CheckpointedStack):
     """A stack of encoder layers."""
 
-    def __init__(self, config: ModelConfig, attention: type[nn.Module]) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(EncoderLayer(config, attention) for _ in range(config.num_encoder_layers))
+        self.layers = nn.ModuleList(EncoderLayer(config) for _ in range(config.num_encoder_layers))
         self.norm = nn.LayerNorm(config.hidden_dim) if config.norm == "pre" else nn.Identity()
 
     def forward(self, memory: Memory) -> Memory:
         """Memory -> Memory with new tokens."""
         for layer in self.layers:
-            memory = layer(memory)
+            memory = self.call(layer, memory)
         return memory._replace(tokens=self.norm(memory.tokens))
 
 
-class Decoder(nn.Module):
+class Decoder(CheckpointedStack):
     """A stack of decoder layers whose every output passes the same final norm."""
 
-    def __init__(self, config: ModelConfig, attention: type[nn.Module]) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(DecoderLayer(config, attention) for _ in range(config.num_decoder_layers))
+        self.layers = nn.ModuleList(DecoderLayer(config) for _ in range(config.num_decoder_layers))
         self.norm = nn.LayerNorm(config.hidden_dim)
 
-    def forward(self, memory: Memory, query_embed: Tensor) -> Tensor:
-        """query_embed (Q, d) -> outputs of all layers (L, B, Q, d)."""
-        query_embed = query_embed.expand(len(memory.tokens), -1, -1)
-        x = torch.zeros_like(query_embed)
-        outputs = []
+    def forward(self, queries: Queries, memory: Memory) -> Decoded:
+        """Decode the queries of each image by all layers."""
+        tokens, references = [], []
         for layer in self.layers:
-            x = layer(x, memory, query_embed)
-            outputs.append(self.norm(x))
-        return torch.stack(outputs)
+            if queries.references is not None:
+                references.append(queries.references)
+            queries = self.call(layer, queries, memory)
+            tokens.append(self.norm(queries.tokens))
+        return Decoded(torch.stack(tokens), torch.stack(references) if references else None)
 
 
 class Transformer(nn.Module):
     """Encoder and decoder; every matrix in here starts Xavier uniform."""
 
-    def __init__(self, config: ModelConfig, attention: type[nn.Module]) -> None:
+    def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        self.encoder = Encoder(config, attention)
-        self.decoder = Decoder(config, attention)
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
         for parameter in self.parameters():
             if parameter.dim() > 1:
                 nn.init.xavier_uniform_(parameter)
 
-    def forward(self, features: Tensor, padding_mask: Tensor, position: Tensor, query_embed: Tensor) -> Tensor:
-        """features (B, d, H, W), padding_mask (B, H, W), position (B, H, W, d), query_embed (Q, d) -> (L, B, Q, d)."""
-        memory = Memory(
-            tokens=features.flatten(2).transpose(1, 2),  # (B, H*W, d)
-            position=position.flatten(1, 2),
-            padding_mask=padding_mask.flatten(1),
-            level_shapes=[tuple(features.shape[-2:])],
-        )
-        return self.decoder(self.encoder(memory), query_embed)
+    def forward(self, memory: Memory, queries_of: Callable[[Memory], Queries]) -> Decoded:
+        """Encode the memory, and decode the queries that `queries_of` makes of it."""
+        memory = self.encoder(memory)
+        return self.decoder(queries_of(memory), memory)

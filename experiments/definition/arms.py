@@ -31,7 +31,7 @@ from experiments.definition.compose import compose, run_config
 # Settings that change how a run is computed, not what it computes. They do not make it another run.
 NOT_IDENTITY = ("data.root", "data.num_workers", "data.verify_images", "data.quarantine_share",
                 "train.device", "train.num_threads", "train.num_processes", "train.checkpoint_minutes",
-                "train.compile", "evaluation.backend")  # fmt: skip
+                "train.compile", "train.checkpoint_activations", "evaluation.backend")  # fmt: skip
 
 
 @dataclass(frozen=True)

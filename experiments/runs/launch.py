@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.progress import track
 
 from detr.checkpoint import load_official, read_weights
+from detr.classification import build_classification
 from detr.config import RunConfig
 from detr.data import CocoDetection, open_split, split_paths
 from detr.evaluation import coco_classes
@@ -97,7 +98,7 @@ def preflight(configs: list[RunConfig], store: Store, launcher: Launcher, consol
                 check_compiler(device)
             coco_classes(config.evaluation.backend)
         num_classes = config.model.num_classes or dataset.num_classes
-        model = build_model(replace(config.model, num_classes=num_classes))
+        model = build_model(replace(config.model, num_classes=num_classes), build_classification(config.loss))
         if config.model.init_from:
             load_official(model, read_weights(config.model.init_from))
 

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torchvision.ops import box_convert, generalized_box_iou
 
-from detr.boxes import cxcywh_to_xyxy, generalized_iou, xyxy_to_cxcywh
+from detr.boxes import cxcywh_to_xyxy, generalized_iou, inverse_sigmoid, xyxy_to_cxcywh
 
 coordinates = st.floats(0, 1, width=32)
 sides = st.floats(0.0009765625, 1, width=32)  # 2**-10
@@ -39,6 +39,17 @@ def test_giou_is_symmetric_and_bounded(a, b):
 def test_giou_of_a_box_with_itself_is_one(cxcywh):
     xyxy = cxcywh_to_xyxy(cxcywh)
     torch.testing.assert_close(generalized_iou(xyxy, xyxy), torch.ones(len(xyxy)), rtol=0, atol=1e-4)
+
+
+def test_inverse_sigmoid_is_the_logit_and_finite_at_the_ends():
+    x = torch.tensor([0.1, 0.5, 0.99])
+    torch.testing.assert_close(inverse_sigmoid(x), x.logit())
+    ends = torch.tensor([-0.1, 0.0, 1e-6, 1.0, 1.2])
+    expected = torch.tensor([-11.5129251, -11.5129251, -11.5129242, 11.5129251, 11.5129251])  # Deformable DETR's
+    torch.testing.assert_close(inverse_sigmoid(ends), expected)
+    torch.testing.assert_close(
+        inverse_sigmoid(ends, eps=1e-3)[[0, 2, 4]], torch.tensor([-6.90775537, -6.90775442, 6.90775537])
+    )
 
 
 def test_giou_by_hand():

@@ -156,6 +156,12 @@ def test_weights_of_the_total(random_outputs, random_targets):
     torch.testing.assert_close(criterion.total(losses), expected)
 
 
+def test_a_suffix_does_not_change_the_weight_of_a_loss():
+    criterion = SetCriterion(3, LossConfig(weight_ce=2, weight_bbox=3, weight_giou=7))
+    keys = ["loss_ce", "loss_ce_enc", "loss_bbox_dn_11", "loss_giou_enc", "class_error", "cardinality_error_enc"]
+    assert criterion.total({key: torch.tensor(1.0) for key in keys}) == 2 + 2 + 3 + 7
+
+
 def test_without_auxiliary_losses_only_the_last_layer_counts(random_outputs, random_targets):
     outputs, targets = random_outputs(2), random_targets([1, 2])
     losses = SetCriterion(3, LossConfig(aux_loss=False))(outputs, targets)
@@ -179,7 +185,7 @@ def test_losses_of_any_split_add_up(random_outputs, random_targets, counts, cuts
     outputs, targets = random_outputs(len(counts), seed=seed), random_targets(counts, seed=seed)
     criterion = SetCriterion(3)
     whole = criterion(outputs, targets)
-    normalizers = criterion.normalizers(targets, num_queries=5)
+    normalizers = criterion.normalizers(targets)
     starts = [0, *(i for i in range(1, len(counts)) if cuts[i]), len(counts)]
     sums = dict.fromkeys(whole, 0)
     for start, stop in pairwise(starts):
@@ -203,7 +209,7 @@ def test_gradients_of_micro_batches_equal_the_large_batch(tiny_model, random_tar
     criterion, targets = SetCriterion(3), random_targets(counts)
     images, mask = torch.randn(6, 3, 64, 64), torch.zeros(6, 64, 64, dtype=torch.bool)
     mask[:, :, 40:] = True
-    normalizers = criterion.normalizers(targets, num_queries=5)
+    normalizers = criterion.normalizers(targets)
 
     def gradients(size: int) -> tuple[float, dict[str, torch.Tensor]]:
         model.zero_grad()

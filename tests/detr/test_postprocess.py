@@ -24,6 +24,7 @@ def test_no_object_is_never_the_answer_but_takes_its_share_of_probability():
 def test_every_query_is_returned_in_its_order(random_outputs):
     outputs = random_outputs(2, queries=30)
     results = postprocess(outputs, [(10, 10), (20, 20)])
+    assert [r["query"].tolist() for r in results] == [[*range(30)]] * 2
     assert [len(r["scores"]) for r in results] == [30, 30]
     ratio = results[1]["boxes"][:, 2] / (outputs["pred_boxes"][1, :, 0] + outputs["pred_boxes"][1, :, 2] / 2)
     torch.testing.assert_close(ratio, torch.full((30,), 20.0))

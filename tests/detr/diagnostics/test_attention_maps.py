@@ -72,8 +72,9 @@ def test_maps_of_a_run_are_the_weights_of_its_last_model(tiny_run, tmp_path):
         for number, image_id in enumerate(images):
             with torch.no_grad():
                 setup.model(*collate([samples[image_id]]).to(setup.device)[:2])
-                query, key, _, mask, (size,) = inputs[-1][:5]
-                expected = attention.weights(query, key, mask)[0].mean(0)  # (Q, T)
+                queries, memory = inputs[-1]
+                (size,) = memory.level_shapes
+                expected = attention.weights(queries, memory)[0].mean(0)  # (Q, T)
             kept = file.get_tensor(f"{number}.query")
             weights = file.get_tensor(f"{number}.weights").float()
             assert weights.shape[1:] == size

@@ -274,7 +274,7 @@ def test_entropy_is_that_of_the_weights_which_the_probe_images_get(watched):
             handle = attention.register_forward_pre_hook(lambda _m, args, inputs=inputs: inputs.append(args))
             with torch.no_grad():
                 setup.model.eval()(*collate([(image, target)]).to(setup.device)[:2])
-                weights = attention.weights(inputs[0][0], inputs[0][1], inputs[0][3])
+                weights = attention.weights(*inputs[0])
             handle.remove()
             expected.append(-(weights * weights.log()).sum(-1).mean().item() / math.log(weights.shape[-1]))
     signals = watch.signals(None)

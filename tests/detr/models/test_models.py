@@ -13,8 +13,10 @@ from detr.data.batch import pad_images
 from detr.errors import InputError
 from detr.models import build_model
 from detr.models.attention import MultiHeadAttention
+from detr.models.backbone import build_backbone
 from detr.models.detr import feature_mask
-from detr.models.transformer import Memory
+from detr.models.memory import Memory, build_memory
+from detr.models.queries import Queries
 
 
 def no_padding(images: torch.Tensor) -> torch.Tensor:
@@ -72,12 +74,18 @@ def test_every_decoder_layer_passes_the_final_norm(tiny_model, norm):
     torch.testing.assert_close(outputs["aux_outputs"][0]["pred_logits"], expected)
 
 
+def attention_by_hand(module, query, key, value) -> torch.Tensor:
+    parts = zip((query, key, value), module.in_proj_weight.chunk(3), module.in_proj_bias.chunk(3), strict=True)
+    q, k, v = (nn.functional.linear(*part).unflatten(-1, (module.num_heads, -1)).transpose(1, 2) for part in parts)
+    weights = (q @ k.transpose(-2, -1) / math.sqrt(q.shape[-1])).softmax(-1)
+    return module.out_proj((weights @ v).transpose(1, 2).flatten(2))
+
+
 def encoder_layer_by_hand(layer, x, position, norm) -> torch.Tensor:
     """transformer.py: forward_post and forward_pre, without dropout."""
 
     def attend(source: torch.Tensor) -> torch.Tensor:
-        located = source + position
-        return nn.MultiheadAttention.forward(layer.self_attn, located, located, source)[0]
+        return attention_by_hand(layer.self_attn, source + position, source + position, source)
 
     def feed_forward(source: torch.Tensor) -> torch.Tensor:
         return layer.linear2(layer.linear1(source).relu())
@@ -91,12 +99,11 @@ def encoder_layer_by_hand(layer, x, position, norm) -> torch.Tensor:
 
 def decoder_layer_by_hand(layer, x, memory, query_embed, norm) -> torch.Tensor:
     def attend_self(source: torch.Tensor) -> torch.Tensor:
-        located = source + query_embed
-        return nn.MultiheadAttention.forward(layer.self_attn, located, located, source)[0]
+        return attention_by_hand(layer.self_attn, source + query_embed, source + query_embed, source)
 
     def attend_image(source: torch.Tensor) -> torch.Tensor:
         keys = memory.tokens + memory.position
-        return nn.MultiheadAttention.forward(layer.multihead_attn, source + query_embed, keys, memory.tokens)[0]
+        return attention_by_hand(layer.multihead_attn, source + query_embed, keys, memory.tokens)
 
     def feed_forward(source: torch.Tensor) -> torch.Tensor:
         return layer.linear2(layer.linear1(source).relu())
@@ -114,13 +121,13 @@ def test_layers_are_the_official_ones(tiny_model, norm):
     for p in transformer.parameters():
         nn.init.normal_(p, std=0.5)  # norms and biases away from 1 and 0
     tokens, position, query_embed, x = (torch.randn(2, n, 16) for n in (6, 6, 5, 5))
-    memory = Memory(tokens, position, torch.zeros(2, 6, dtype=torch.bool), [(2, 3)])
+    memory = Memory(tokens, position, torch.zeros(2, 6, dtype=torch.bool), ((2, 3),))
     torch.testing.assert_close(
         transformer.encoder.layers[0](memory).tokens,
         encoder_layer_by_hand(transformer.encoder.layers[0], tokens, position, norm),
     )
     torch.testing.assert_close(
-        transformer.decoder.layers[0](x, memory, query_embed),
+        transformer.decoder.layers[0](Queries(x, query_embed), memory).tokens,
         decoder_layer_by_hand(transformer.decoder.layers[0], x, memory, query_embed, norm),
     )
 
@@ -176,8 +183,9 @@ def test_frozen_norm_does_not_learn_from_the_batch():
 def test_channels_and_stride_of_the_backbones(tiny_model, changes, channels, stride):
     backbone = build_model(tiny_model(**changes)).backbone[0]
     with torch.no_grad():
-        features = backbone(torch.randn(1, 3, 64, 128))
-    assert backbone.num_channels == channels
+        (features,) = backbone(torch.randn(1, 3, 64, 128))
+    assert backbone.num_channels == [channels]
+    assert backbone.strides == [stride]
     assert features.shape == (1, channels, 64 // stride, 128 // stride)
 
 
@@ -185,6 +193,17 @@ def test_dilation_keeps_names_and_shapes_of_the_plain_network():
     plain, dilated = (ModelConfig(pretrained=False, dilation=d) for d in (False, True))
     plain, dilated = build_model(plain).state_dict(), build_model(dilated).state_dict()
     assert {k: v.shape for k, v in plain.items()} == {k: v.shape for k, v in dilated.items()}
+
+
+def test_stages_of_the_small_backbone_are_levels(tiny_model):
+    backbone = build_backbone(tiny_model(backbone_stride=16), num_levels=3)
+    levels = backbone(torch.randn(1, 3, 64, 96))
+    assert backbone.num_channels == [16, 32, 64] == [level.shape[1] for level in levels]
+    assert backbone.strides == [4, 8, 16]
+    assert [level.shape[-2:] for level in levels] == [(16, 24), (8, 12), (4, 6)]
+    whole = build_backbone(tiny_model(backbone_stride=16))
+    whole.load_state_dict(backbone.state_dict())
+    assert torch.equal(whole(torch.ones(1, 3, 64, 96))[0], backbone(torch.ones(1, 3, 64, 96))[-1])
 
 
 def test_local_backbone_weights_are_loaded_and_others_refused(tiny_model, tmp_path):
@@ -227,9 +246,12 @@ def test_what_stands_on_the_padding_does_not_matter(tiny_model, norm, backbone):
     mask[0, 2:], mask[1, :, 3:] = True, True
     position = model.backbone[1](mask)
     other = torch.where(mask[:, None], torch.randn_like(features) * 9, features)
-    first, second = (model.transformer(x, mask, position, model.query_embed.weight) for x in (features, other))
-    torch.testing.assert_close(first, second)
-    assert not torch.allclose(first, model.transformer(features, mask & False, position, model.query_embed.weight))
+
+    def decoded(features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return model.transformer(build_memory([features], [mask], [position]), model.query_embed).tokens
+
+    torch.testing.assert_close(decoded(features, mask), decoded(other, mask))
+    assert not torch.allclose(decoded(features, mask), decoded(features, mask & False))
 
 
 @pytest.mark.parametrize("padding", ["rows", "everything"])
@@ -252,15 +274,6 @@ def test_feature_mask_is_the_nearest_pixel():
     found = feature_mask(mask, (2, 3))
     assert found.tolist() == [[[False, False, True], [False, False, True]], [[False] * 3] * 2]
     assert feature_mask(torch.ones(1, 8, 8, dtype=torch.bool), (2, 2)).tolist() == [[[False, True], [True, True]]]
-
-
-def test_attention_weights_sum_to_one_over_valid_tokens():
-    attention = MultiHeadAttention(8, 2, 0.0)
-    mask = torch.tensor([[False, False, True]])
-    weights = attention.weights(torch.randn(1, 4, 8), torch.randn(1, 3, 8), mask)
-    assert weights.shape == (1, 2, 4, 3)
-    torch.testing.assert_close(weights.sum(-1), torch.ones(1, 2, 4))
-    assert (weights[..., 2] == 0).all()
 
 
 # Precision

@@ -5,7 +5,7 @@ import torch
 from torchvision import models
 from torchvision.ops import FrozenBatchNorm2d
 
-from detr.models.resnet import RESNETS, ResNet, conv_norm
+from detr.models.resnet import RESNETS, ResNet
 
 
 def pair(name: str, dilation: bool = False) -> tuple[ResNet, torch.nn.Module]:
@@ -34,7 +34,7 @@ def features(network: torch.nn.Module, x: torch.Tensor) -> torch.Tensor:
 def test_features_and_gradients_are_those_of_conv_then_norm(name, dilation):
     ours, theirs = pair(name, dilation)
     x = torch.randn(2, 3, 64, 96, dtype=torch.float64)
-    found, expected = ours(x), features(theirs, x)
+    (found,), expected = ours(x), features(theirs, x)
     torch.testing.assert_close(found, expected)
     weights = torch.randn_like(expected)
     for output in (found, expected):
@@ -52,38 +52,65 @@ def test_frozen_stages_leave_no_graph():
     x = torch.randn(1, 3, 64, 64, dtype=torch.float64)
     seen = []
     ours.layer1.register_forward_hook(lambda _m, _i, output: seen.append(output.requires_grad))
-    assert ours(x).requires_grad
+    assert ours(x)[-1].requires_grad
     assert seen == [False]
 
 
-def test_scaled_weights_are_not_kept_for_the_backward_pass():
-    block = pair("resnet18")[0].layer4[1]
-    x = torch.randn(1, 512, 4, 4, dtype=torch.float64, requires_grad=True)
-    kept = [
-        tensor.data_ptr() for tensor in conv_norm(x, block.conv2, block.bn2).grad_fn.saved_tensors if tensor.dim() == 4
-    ]
-    assert kept == [x.data_ptr(), block.conv2.weight.data_ptr()]
-
-
-@pytest.mark.parametrize("name", ["resnet18", "resnet50"])
-def test_the_network_computes_the_same_without_gradients(name):
-    ours, _ = pair(name)
-    x = torch.randn(2, 3, 64, 64, dtype=torch.float64)
-    with torch.no_grad():
-        found = ours(x)
-    assert torch.equal(found, ours(x))
-
-
-@pytest.mark.parametrize("frozen", [False, True])
-def test_without_gradients_nothing_is_kept_for_them(frozen, monkeypatch):
-    ours, _ = pair("resnet50")
-    monkeypatch.setattr("detr.models.resnet.bottlenecks", lambda *_: pytest.fail("keeps features until it returns"))
+@pytest.mark.parametrize(("name", "count"), [("resnet18", 20), ("resnet50", 53)])
+def test_hooks_of_every_convolution_fire_and_see_its_output_with_the_norm(name, count):
+    """As profilers and Grad-CAM need them: once each, and nothing overwrites what they keep."""
+    ours, theirs = pair(name)
     x = torch.randn(1, 3, 64, 64, dtype=torch.float64)
-    if frozen:
-        ours.requires_grad_(False)(x)
-    else:
-        with torch.no_grad():
-            ours(x)
+    outputs: dict[str, list[torch.Tensor]] = {}
+    for network, kind in ((ours, torch.nn.Conv2d), (theirs, FrozenBatchNorm2d)):
+        for key, module in network.named_modules():
+            if isinstance(module, kind):
+                key = key.replace("bn", "conv").replace("downsample.1", "downsample.0")
+                module.register_forward_hook(lambda _m, _i, y, key=key: outputs.setdefault(key, []).append(y.clone()))
+    kept: list[torch.Tensor] = []
+    for module in ours.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_forward_hook(lambda _m, _i, y: kept.append(y))
+    ours(x)
+    seen = [values[0] for values in outputs.values()]
+    assert len(kept) == count
+    assert all(torch.equal(a, b) for a, b in zip(seen, kept, strict=True))
+    features(theirs, x)
+    assert [len(values) for values in outputs.values()] == [2] * count
+    for key, (found, expected) in outputs.items():
+        torch.testing.assert_close(found, expected, msg=key)
+
+
+def test_gradients_of_a_hooked_convolution_are_seen():
+    ours, _ = pair("resnet18")
+    seen = []
+    for module in ours.modules():
+        if isinstance(module, torch.nn.Conv2d):
+            module.register_full_backward_hook(lambda _m, _i, grads: seen.append(grads[0]))
+    ours(torch.randn(1, 3, 64, 64, dtype=torch.float64, requires_grad=True))[-1].sum().backward()
+    assert len(seen) == 20
+    assert all(torch.isfinite(grad).all() and grad.any() for grad in seen)
+
+
+def test_the_weights_that_a_convolution_folds_stay_as_they_are():
+    ours, _ = pair("resnet18")
+    before = {key: x.clone() for key, x in ours.state_dict().items()}
+    ours(torch.randn(1, 3, 64, 64, dtype=torch.float64))[-1].sum().backward()
+    assert all(torch.equal(x, before[key]) for key, x in ours.state_dict().items())
+    assert ours.conv1.bias is None
+
+
+@pytest.mark.parametrize("num_levels", [1, 3, 4])
+def test_levels_are_the_last_stages(num_levels):
+    stages = []
+    ours = ResNet(*RESNETS["resnet18"], num_levels=num_levels)
+    for stage in (ours.layer1, ours.layer2, ours.layer3, ours.layer4):
+        stage.register_forward_hook(lambda _m, _i, y: stages.append(y))
+    levels = ours(torch.randn(1, 3, 64, 96))
+    assert len(levels) == num_levels
+    assert all(a is b for a, b in zip(levels, stages[-num_levels:], strict=True))
+    assert ours.num_channels == [level.shape[1] for level in levels]
+    assert ours.strides == [64 // level.shape[2] for level in levels] == [96 // level.shape[3] for level in levels]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.uint8])
@@ -91,19 +118,3 @@ def test_images_of_another_type_are_refused(dtype):
     ours, _ = pair("resnet50")
     with pytest.raises(RuntimeError, match="should be the same"):
         ours(torch.ones(1, 3, 64, 64, dtype=dtype))
-
-
-def test_layer2_computes_features_again():
-    """Its input, one map of the block with a stride, two of each of the others, and its output are kept."""
-    ours, _ = pair("resnet50")
-    kept: list[tuple[int, ...]] = []
-
-    def keep(tensor: torch.Tensor) -> torch.Tensor:
-        if tensor.dim() == 4 and tensor.shape[-1] > 3:  # no weight
-            kept.append(tuple(tensor.shape))
-        return tensor
-
-    x = ours.layer1(ours.maxpool(conv_norm(torch.randn(1, 3, 64, 64).double(), ours.conv1, ours.bn1)))
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        ours.layer2(x)
-    assert kept == [(1, 256, 16, 16), *[(1, 128, 8, 8)] * 7, (1, 512, 8, 8)]
