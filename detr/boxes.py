@@ -31,7 +31,7 @@ def generalized_iou(a: Tensor, b: Tensor) -> Tensor:
     a, b = (boxes if boxes.is_floating_point() else boxes.float() for boxes in (a, b))
     # Coordinates first in memory: inner loops over boxes are faster than over the two numbers of a corner.
     a, b = (x.movedim(-1, 0).contiguous().movedim(0, -1) for x in (a, b))
-    (low_a, high_a), (low_b, high_b) = a.split(2, dim=-1), b.split(2, dim=-1)
+    low_a, high_a, low_b, high_b = a[..., :2], a[..., 2:], b[..., :2], b[..., 2:]
     overlap = _area((torch.minimum(high_a, high_b) - torch.maximum(low_a, low_b)).clamp(min=0))
     hull = _area((torch.maximum(high_a, high_b) - torch.minimum(low_a, low_b)).clamp(min=0))
     union = _area(high_a - low_a) + _area(high_b - low_b) - overlap

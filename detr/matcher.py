@@ -72,8 +72,8 @@ class HungarianMatcher(nn.Module):
         target_boxes = pad_sequence([t["boxes"].float() for t in targets], batch_first=True)  # (B, n, 4)
         cost = self.cost(logits.float(), boxes.float(), labels, target_boxes).cpu()
         # A non-finite cost has no best assignment. It gets any, and the loss it leads to stops the run by name.
-        cost = cost.nan_to_num(nan=0.0).numpy()
-        return np.stack([np.hstack([_assign(layer[i, :n]) for i, n in enumerate(sizes)]) for layer in cost])
+        layers = cost.nan_to_num(nan=0.0).numpy()
+        return np.stack([np.hstack([_assign(layer[i, :n]) for i, n in enumerate(sizes)]) for layer in layers])
 
     def cost(self, logits: Tensor, boxes: Tensor, labels: Tensor, target_boxes: Tensor) -> Tensor:
         """Compute the costs (L, B, n, Q) from logits (L, B, Q, K), boxes (L, B, Q, 4), (B, n) and (B, n, 4)."""

@@ -35,4 +35,5 @@ class MultiHeadAttention(nn.MultiheadAttention):
             key_padding_mask=memory.padding_mask,
             average_attn_weights=False,
         )
+        assert weights is not None
         return weights

@@ -37,7 +37,9 @@ class Memory(NamedTuple):
         """Padding mask of each level, (B, H, W)."""
         mask = self.padding_mask if self.padding_mask is not None else torch.zeros_like(self.tokens[..., 0]).bool()
         sizes = [height * width for height, width in self.level_shapes]
-        return [part.unflatten(1, shape) for part, shape in zip(mask.split(sizes, 1), self.level_shapes, strict=True)]
+        return [
+            part.reshape(-1, *shape) for part, shape in zip(torch.split(mask, sizes, 1), self.level_shapes, strict=True)
+        ]
 
 
 def build_memory(features: list[Tensor], masks: list[Tensor], positions: list[Tensor]) -> Memory:

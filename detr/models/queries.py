@@ -18,8 +18,12 @@ class Queries(NamedTuple):
     references: Tensor | None = None
 
 
-class LearnedQueries(nn.Embedding):
+class LearnedQueries(nn.Module):
     """A learned position for each query, whose content starts at zero (facebookresearch/detr)."""
+
+    def __init__(self, num_queries: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(num_queries, hidden_dim))  # as nn.Embedding starts
 
     def forward(self, memory: Memory) -> Queries:
         """Return the queries of each image of the memory."""

@@ -51,6 +51,14 @@ def _shortcut(block: BasicBlock | Bottleneck, x: Tensor) -> Tensor:
 class ResNet(CheckpointedStack, resnet.ResNet):
     """A ResNet without its classifier, from images to the features of its last stages."""
 
+    conv1: nn.Conv2d
+    bn1: FrozenBatchNorm2d
+    maxpool: nn.MaxPool2d
+    layer1: nn.Sequential
+    layer2: nn.Sequential
+    layer3: nn.Sequential
+    layer4: nn.Sequential
+
     def __init__(
         self, block: type[BasicBlock | Bottleneck], num_blocks: list[int], dilation: bool = False, num_levels: int = 1
     ) -> None:
