@@ -24,7 +24,7 @@ import torch
 
 FOLDER = Path(__file__).parent
 ALL = (
-    "start", "losses", "input_pipeline", "training_step", "winograd", "bootstrap", "evaluation", "reading", "overhead",
+    "start", "losses", "input_pipeline", "training_step", "bootstrap", "evaluation", "reading", "overhead",
     "growth",
 )  # fmt: skip
 PEERS = ("transformers", "torchmetrics", "faster_coco_eval")  # of the extra `bench`

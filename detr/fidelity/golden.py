@@ -61,7 +61,7 @@ class Comparison(NamedTuple):
 
 
 def read_cases(path: Path) -> dict[str, dict[str, Any]]:
-    """The cases of a file of figures; InputError when it is not one."""
+    """Read the cases of a file of figures; InputError when it is not one."""
     try:
         cases = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -132,7 +132,7 @@ def compare_values(name: str, quantity: str, official: Any, ours: Any) -> Compar
 
 
 def quantities(case: dict[str, Any]) -> dict[str, Any]:
-    """The figures of a case, by the name that the table shows."""
+    """Group the figures of a case by the name that the table shows."""
     steps, has_objects = case["steps"], sum(case["num_boxes"]) > 0
     # The official code logs a class error of 100 when there is nothing to classify; here it is undefined.
     losses = {k: v for k, v in steps[0]["losses"].items() if has_objects or k != "class_error"}
@@ -152,7 +152,7 @@ def quantities(case: dict[str, Any]) -> dict[str, Any]:
 
 
 def leaves(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
-    """The numbers in nested dicts and lists with their paths."""
+    """Yield the numbers in nested dicts and lists with their paths."""
     if isinstance(value, dict | list):
         for key, item in value.items() if isinstance(value, dict) else enumerate(value):
             yield from leaves(item, f"{path} {key}".strip())
@@ -163,7 +163,7 @@ def leaves(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
 
 
 def measure(case: dict[str, Any]) -> dict[str, Any]:
-    """What this implementation computes for a case, in the structure of the file of figures."""
+    """Compute a case with this implementation, in the structure of the file of figures."""
     arguments = parse_arguments(case["args"])
     torch.manual_seed(0)  # of the weights that are drawn anew, so that nothing here depends on the caller
     model = build_model(model_config(arguments, dropout=case["dropout"]))
@@ -195,8 +195,10 @@ def measure(case: dict[str, Any]) -> dict[str, Any]:
     return figures
 
 
-def describe(outputs: dict, targets: list[dict[str, Tensor]], criterion: SetCriterion, sizes: list) -> dict[str, Any]:
-    """The figures of a forward pass."""
+def describe(
+    outputs: dict[str, Any], targets: list[dict[str, Tensor]], criterion: SetCriterion, sizes: list[tuple[int, int]]
+) -> dict[str, Any]:
+    """Compute the figures of a forward pass."""
     logits, boxes = outputs["pred_logits"].detach(), outputs["pred_boxes"].detach()
     detections = postprocess(outputs, sizes)
     return {
@@ -229,7 +231,7 @@ def draw_weights(model: nn.Module) -> None:
 
 
 def draw_inputs(case: dict[str, Any]) -> tuple[list[Tensor], list[dict[str, Tensor]]]:
-    """Images (3, h, w) and targets of a case."""
+    """Draw the images (3, h, w) and targets of a case."""
     generator = torch.Generator().manual_seed(case["seed"])
     images = [torch.randn(3, *size, generator=generator) for size in case["image_sizes"]]
     targets = []
@@ -247,19 +249,16 @@ class _Parser(argparse.ArgumentParser):
 
 
 def parse_arguments(arguments: list[str]) -> argparse.Namespace:
-    """The official command-line flags that change a figure, with their defaults; InputError on any other."""
+    """Parse the official command-line flags that change a figure; InputError on any other."""
     parser = _Parser(add_help=False, allow_abbrev=False)
-    integers = {"enc_layers": 6, "dec_layers": 6, "dim_feedforward": 2048, "hidden_dim": 256, "nheads": 8}
-    numbers = {
-        "lr_backbone": 1e-5, "weight_decay": 1e-4, "set_cost_class": 1, "set_cost_bbox": 5, "set_cost_giou": 2,
-        "bbox_loss_coef": 5, "giou_loss_coef": 2, "eos_coef": 0.1,
+    defaults = {
+        "backbone": "resnet50", "position_embedding": "sine", "dataset_file": "coco",
+        "enc_layers": 6, "dec_layers": 6, "dim_feedforward": 2048, "hidden_dim": 256, "nheads": 8, "num_queries": 100,
+        "lr_backbone": 1e-5, "weight_decay": 1e-4, "set_cost_class": 1.0, "set_cost_bbox": 5.0, "set_cost_giou": 2.0,
+        "bbox_loss_coef": 5.0, "giou_loss_coef": 2.0, "eos_coef": 0.1,
     }  # fmt: skip
-    for flag, default in (integers | {"num_queries": 100}).items():
-        parser.add_argument(f"--{flag}", type=int, default=default)
-    for flag, default in numbers.items():
-        parser.add_argument(f"--{flag}", type=float, default=default)
-    for flag, default in {"backbone": "resnet50", "position_embedding": "sine", "dataset_file": "coco"}.items():
-        parser.add_argument(f"--{flag}", default=default)
+    for flag, default in defaults.items():
+        parser.add_argument(f"--{flag}", type=type(default), default=default)
     for flag in ("dilation", "pre_norm", "no_aux_loss"):
         parser.add_argument(f"--{flag}", action="store_true")
     # The case itself states the first three; the others change nothing here.
@@ -269,7 +268,7 @@ def parse_arguments(arguments: list[str]) -> argparse.Namespace:
 
 
 def model_config(arguments: argparse.Namespace, dropout: float) -> ModelConfig:
-    """The official flags in our names."""
+    """Translate the official flags to our names."""
     return ModelConfig(
         backbone=arguments.backbone,
         dilation=arguments.dilation,
@@ -288,7 +287,7 @@ def model_config(arguments: argparse.Namespace, dropout: float) -> ModelConfig:
 
 
 def loss_config(arguments: argparse.Namespace) -> LossConfig:
-    """The official flags in our names."""
+    """Translate the official flags to our names."""
     return LossConfig(
         cost_class=arguments.set_cost_class,
         cost_bbox=arguments.set_cost_bbox,
@@ -301,7 +300,7 @@ def loss_config(arguments: argparse.Namespace) -> LossConfig:
 
 
 def table(comparisons: list[Comparison]) -> Table:
-    """The comparisons as a table for the terminal."""
+    """Lay out the comparisons for the terminal."""
     grid = Table(title="difference from the official DETR, relative to 1 + |value|")
     for header in ("quantity", "figures", "largest", "at", "allowed", "verdict"):
         is_number = header in ("figures", "largest", "allowed")
@@ -319,7 +318,7 @@ def table(comparisons: list[Comparison]) -> Table:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; returns its exit code."""
+    """Run the command; returns its exit code."""
     parser = argparse.ArgumentParser(prog="detr-fidelity", description="Compare with figures of the official DETR.")
     parser.add_argument(
         "file", nargs="?", type=Path, default=GOLDEN, help="figures to compare with (default: those shipped)"
