@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal, get_args, get_origin, get_type_hints
 
 from detr.errors import InputError
-from detr.schedule import parse_horizon
+from detr.horizon import parse_horizon
 
 
 def _check_choices(config: object, section: str) -> None:

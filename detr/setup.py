@@ -18,10 +18,10 @@ from detr.distributed import Peers, check_device
 from detr.errors import InputError
 from detr.evaluation import coco_classes
 from detr.heap import keep_freed_memory
+from detr.horizon import parse_horizon
 from detr.models import build_model
 from detr.optim import build_optimizer
 from detr.precision import grad_scaler, set_tf32
-from detr.schedule import parse_horizon
 
 
 @dataclass

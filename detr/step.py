@@ -14,8 +14,8 @@ from detr.diagnostics.formulas import as_metrics, copy_weights, update_ratios
 from detr.distributed import lost_process, no_exchange
 from detr.errors import InputError
 from detr.optim import clip_gradients
-from detr.precision import autocast, seed_dropout
-from detr.seeds import derived_seed
+from detr.precision import autocast
+from detr.seeds import derived_seed, seed_dropout
 from detr.setup import Progress, Setup
 
 log = logging.getLogger(__name__)

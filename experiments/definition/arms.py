@@ -14,7 +14,7 @@ from detr.config import RunConfig
 from detr.config_io import flatten, to_dict
 from detr.data import split_paths
 from detr.errors import InputError
-from detr.schedule import parse_horizon
+from detr.horizon import parse_horizon
 from experiments.definition.ablation_file import (
     Factors,
     arm_name,
