@@ -5,7 +5,8 @@ import torch
 
 from detr.config import OptimConfig, ScheduleConfig
 from detr.models import build_model
-from detr.optim import build_optimizer, clip_gradients, set_lr
+from detr.optim import build_optimizer, clip_gradients, optimizer_of, set_lr
+from detr.schedule import lr_factor
 
 
 def names_of(optimizer, model) -> dict[str, set[str]]:
@@ -77,8 +78,7 @@ def test_clipping_by_the_global_norm(bound, after):
 
 
 def test_learning_rates_follow_the_schedule_in_both_groups(tiny_model):
-    optimizer = build_optimizer(build_model(tiny_model()), lr=1, backbone_lr=1, weight_decay=0)
-    optim, schedule = OptimConfig(lr=2e-4, backbone_lr_ratio=0.1), ScheduleConfig(shape="step")
+    optimizer = optimizer_of(build_model(tiny_model()), OptimConfig(lr=2e-4, backbone_lr_ratio=0.1))
     for progress, factor in ((0, 1), (0.79, 1), (0.8, 0.1), (1, 0.1)):
-        set_lr(optimizer, optim, schedule, progress)
+        set_lr(optimizer, lr_factor(ScheduleConfig(shape="step"), progress))
         assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([2e-4 * factor, 2e-5 * factor])
