@@ -316,6 +316,12 @@ class RunConfig:
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     seed: int = 0  # of weights, data order, augmentation and dropout
 
+    @property
+    def own_parts(self) -> list[str]:
+        """Dotted paths of the user's own parts."""
+        sections = (self.model.target, self.data.target, self.data.transform, self.optim.target, self.evaluation.extra)
+        return [path for path in sections if path]
+
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**32, "seed", self.seed, "must be in [0, 2**32)")
         _require(

@@ -11,7 +11,6 @@ from torchvision.transforms.v2 import functional as TF
 from detr.config import DataConfig
 from detr.extensions import call
 
-MIN_BOX = 1e-3  # pixels; a user's transform may move boxes out of the image
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -24,7 +23,7 @@ def build_transform(config: DataConfig, train: bool) -> v2.Transform:
         spatial: Any = ResizeShortestSide([config.image_size], config.max_size)
     elif config.transform:
         own = call("data.transform", config.transform, config)
-        spatial = v2.Compose([own, v2.ClampBoundingBoxes(), v2.SanitizeBoundingBoxes(min_size=MIN_BOX)])
+        spatial = v2.Compose([own, ClampBoxes()])
     else:
         spatial = augmentation(config)
     return v2.Compose([spatial, NormalizeBoxes()])
@@ -115,14 +114,22 @@ class RandomSizeCrop(v2.Transform):
         width, height = self._draw(full_width), self._draw(full_height)
         top = int(torch.randint(full_height - height + 1, ()))
         left = int(torch.randint(full_width - width + 1, ()))
-        boxes = TF.clamp_bounding_boxes(TF.crop(target["boxes"], top, left, height, width))
-        keep = (boxes[:, 2:] > boxes[:, :2]).all(1)
-        cropped = {**target, "boxes": tv_tensors.wrap(boxes[keep], like=boxes), "labels": target["labels"][keep]}
-        return TF.crop(image, top, left, height, width), cropped
+        cropped = {**target, "boxes": TF.crop(target["boxes"], top, left, height, width)}
+        return ClampBoxes()(TF.crop(image, top, left, height, width), cropped)
 
     def _draw(self, length: int) -> int:
         low, high = min(self.min_size, length), min(self.max_size, length)
         return int(torch.randint(low, high + 1, ()))
+
+
+class ClampBoxes(v2.Transform):
+    """Clamp boxes to the image, and drop those without area in it."""
+
+    def forward(self, image: Tensor, target: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        """Clamp the boxes of the target."""
+        boxes = TF.clamp_bounding_boxes(target["boxes"])
+        keep = (boxes[:, 2:] > boxes[:, :2]).all(1)
+        return image, {**target, "boxes": tv_tensors.wrap(boxes[keep], like=boxes), "labels": target["labels"][keep]}
 
 
 class NormalizeBoxes(v2.Transform):

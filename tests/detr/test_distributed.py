@@ -92,7 +92,7 @@ def two(tmp_path_factory, tiny_run_in):
     # Of 5 images in batches of 2 one process predicts 2 and the other 3.
     scenarios["run"] = tiny_run(
         data=drawn,
-        train={"accumulate": 4, "num_processes": 2, "update_ratio_steps": 2},
+        train={"accumulate": 4, "num_processes": 2, "update_ratio_steps": 2, "ema": 0.9},
         schedule={"horizon": "6 steps"},
         evaluation={"batch_size": 2},
     )
