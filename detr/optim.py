@@ -77,13 +77,13 @@ def _matched(name: str, rules: Sequence[GroupRule]) -> tuple[str, float, float |
     stated: dict[str, float] = {}
     labels = []
     for i, rule in enumerate(rules):
-        if re.search(rule.pattern, name):
-            new = {
-                k: v for k in ("lr_ratio", "weight_decay") if k not in stated and (v := getattr(rule, k)) is not None
-            }
-            if new:
-                stated |= new
-                labels.append(rule.name or f"rule{i}")
+        if not re.search(rule.pattern, name):
+            continue
+        values = {"lr_ratio": rule.lr_ratio, "weight_decay": rule.weight_decay}
+        new = {key: value for key, value in values.items() if value is not None and key not in stated}
+        if new:
+            stated |= new
+            labels.append(rule.name or f"rule{i}")
     return "_".join(labels) or MAIN, stated.get("lr_ratio", 1.0), stated.get("weight_decay")
 
 

@@ -29,7 +29,7 @@ def read_split(config: DataConfig, split: str, delimiter: str = ",") -> tuple[di
     classes = sorted({row["class"] for part in rows.values() for row in part if row["class"]})
     sizes = {row["file"]: (int(row["width"]), int(row["height"])) for row in rows[split]}
     image_ids = {name: i for i, name in enumerate(sizes, start=1)}
-    annotations = []
+    annotations: list[dict[str, Any]] = []
     for row in (row for row in rows[split] if row["class"]):
         left, top, right, bottom = (float(row[side]) for side in ("left", "top", "right", "bottom"))
         box = [left, top, right - left, bottom - top]

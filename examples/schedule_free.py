@@ -19,7 +19,7 @@ class ScheduleFreeAdamW(Optimizer):
         super().__init__(groups, {"beta": beta, "beta2": beta2})
 
     @torch.no_grad()
-    def step(self) -> None:
+    def step(self) -> None:  # type: ignore[override]  # no closure
         """Take a step; the parameters must hold y."""
         for group in self.param_groups:
             for p in (p for p in group["params"] if p.grad is not None):

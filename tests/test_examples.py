@@ -167,7 +167,9 @@ def test_own_format_gives_the_same_boxes_as_coco(run_of, tmp_path):
     assert folder == root / "train" and path.parent == root / "converted"
     found = json.loads(path.read_text())
     assert [a["bbox"] for a in found["annotations"]] == [pytest.approx(a["bbox"]) for a in sets["train"]["annotations"]]
-    assert split_paths(run_of(data=own).data, "train")[0] == path  # not written again
+    written = path.stat()
+    assert split_paths(run_of(data=own).data, "train")[0] == path
+    assert (path.stat().st_mtime_ns, path.stat().st_ino) == (written.st_mtime_ns, written.st_ino)  # once
     records = list(train(run_of(data=own)))
     assert "val/AP" in records[-1].metrics
 
