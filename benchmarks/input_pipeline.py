@@ -26,7 +26,7 @@ from detr.config import DataConfig
 from detr.data import CocoDetection
 from detr.data.batch import Batch, collate
 from detr.data.sampler import GroupingSampler, StreamSampler
-from detr.data.transforms import IMAGENET_MEAN, IMAGENET_STD, target_size
+from detr.data.transforms import IMAGENET_MEAN, IMAGENET_STD, normalize, target_size
 from detr.seeds import derived_seed
 
 IMAGES, BATCH, OBJECTS = 32, 2, 7
@@ -101,7 +101,8 @@ def peer_batch(dataset: CocoDetection, keys: list[tuple[int, int]]) -> tuple[Ten
 
 def our_batch(dataset: CocoDetection, keys: list[tuple[int, int]]) -> Batch:
     """The batch as the model takes it."""
-    return collate(dataset.__getitems__(keys)).to(torch.device("cpu"))
+    batch = collate(dataset.__getitems__(keys))
+    return batch._replace(images=normalize(batch.images, batch.padding_mask))
 
 
 def difference(dataset: CocoDetection, keys: list[tuple[int, int]]) -> float:

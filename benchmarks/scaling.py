@@ -196,13 +196,13 @@ def step(steps: int = 12) -> None:
 
     from detr.config import DataConfig, ModelConfig, RunConfig, TrainConfig
     from detr.data.batch import batches
-    from detr.distributed import join
+    from detr.distributed import broadcast, is_rank_zero, process_group, world_size
     from detr.setup import Progress, prepare, train_loader
     from detr.step import train_step
 
     torch.set_num_threads(1)
-    with join() as peers, tempfile.TemporaryDirectory() as folder:
-        data = DataConfig(name="shapes", root=peers.tell(folder), augmentation="none", image_size=128, max_size=128,
+    with process_group(), tempfile.TemporaryDirectory() as folder:
+        data = DataConfig(name="shapes", root=broadcast(folder), augmentation="none", image_size=128, max_size=128,
                           shapes_image_size=128, shapes_num_train=200, shapes_num_val=2, num_workers=0)  # fmt: skip
         model = ModelConfig(
             backbone="resnet18", pretrained=False, num_classes=None, num_encoder_layers=2, num_decoder_layers=2
@@ -211,15 +211,15 @@ def step(steps: int = 12) -> None:
         setup = prepare(config)
         config = replace(config, schedule=replace(config.schedule, horizon=f"{steps} steps"))
         stream, progress, took = batches(train_loader(setup, 0)), Progress(), []
-        own = [next(stream) for _ in range(config.train.accumulate // peers.size)]
+        own = [next(stream) for _ in range(config.train.accumulate // world_size())]
         for _ in range(steps):
             began = time.perf_counter()
             train_step(setup, progress, own)
             took.append(time.perf_counter() - began)
-        if peers.first:
+        if is_rank_zero():
             seconds, millions = float(np.median(took[2:])), sum(p.numel() for p in setup.model.parameters()) / 1e6
             speed = f"{seconds:.3f} s a step, {16 / seconds:.1f} images/s"
-            print(f"{peers.size} processes: {speed}, {millions:.1f} million parameters")
+            print(f"{world_size()} processes: {speed}, {millions:.1f} million parameters")
 
 
 if __name__ == "__main__":

@@ -1,14 +1,16 @@
 """All settings of one training run, and the only home of their defaults.
 
 The defaults are the official DETR (ResNet-50 on COCO). Every class checks its values on construction and raises
-InputError naming the setting, the value and the remedy.
+InputError naming the setting, the value and the remedy. A `target` names a user's own part as "package.module:name",
+and `options` are further keywords that it is called with (docs/extending.md).
 """
 
+import re
 from dataclasses import dataclass, field
-from typing import Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from detr.errors import InputError
-from detr.schedule import parse_horizon
+from detr.horizon import parse_horizon
 
 CheckpointActivations = Literal["none", "backbone", "all"]
 
@@ -24,6 +26,14 @@ def _check_choices(config: object, section: str) -> None:
 def _require(holds: bool, setting: str, value: object, remedy: str) -> None:
     if not holds:
         raise InputError(f"{setting}={value!r}: {remedy}")
+
+
+def _check_target(setting: str, target: str | None, options: dict[str, Any] | None = None) -> None:
+    """InputError unless the target has the form of a dotted path, and options have a target to go to."""
+    form = target is None or re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", target)
+    _require(bool(form), setting, target, "write package.module:name")
+    options_setting = setting.replace("target", "options")
+    _require(not options or target is not None, options_setting, options, f"belongs to {setting}, which is not set")
 
 
 @dataclass(frozen=True)
@@ -47,9 +57,12 @@ class ModelConfig:
     num_queries: int = 100  # detections per image
     num_classes: int | None = 91  # without no-object; None: as many as the data set has
     init_from: str | None = None  # a checkpoint with official names to start from (fine-tuning)
+    target: str | None = None  # own model: called with this ModelConfig and the options, returns the module
+    options: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         _check_choices(self, "model")
+        _check_target("model.target", self.target, self.options)
         for name in ("hidden_dim", "num_heads", "num_decoder_layers", "dim_feedforward", "num_queries"):
             _require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "must be at least 1")
         _require(self.num_encoder_layers >= 0, "model.num_encoder_layers", self.num_encoder_layers, "must be 0 or more")
@@ -118,12 +131,14 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class DataConfig:
-    """A data set in COCO format, and what happens to an image on its way to the model.
+    """Data set, and the way of an image to the model.
 
     Relative paths of annotations and image folders start at `root`.
     """
 
-    name: Literal["coco", "shapes"] = "coco"  # a folder in COCO format, or the drawn scenes (written on first use)
+    name: Literal["coco", "shapes"] = "coco"  # format: the module detr.data.<name> reads it
+    target: str | None = None  # own format instead: called with this DataConfig, "train" or "val", and the options
+    options: dict[str, Any] | None = None
     root: str = "datasets/coco"
     train_annotations: str = "annotations/instances_train2017.json"
     val_annotations: str = "annotations/instances_val2017.json"
@@ -131,6 +146,7 @@ class DataConfig:
     val_images: str = "val2017"
     labels: Literal["contiguous", "raw"] = "contiguous"  # 0..K-1 in order of id, or COCO's own ids as DETR has them
     augmentation: Literal["official", "light", "none"] = "official"
+    transform: str | None = None  # own augmentation instead, as package.module:name: called with this DataConfig
     image_size: int = 800  # pixels of the shorter side in validation; training scales are in proportion to it
     max_size: int = 1333  # pixels that the longer side may reach
     num_workers: int = 2  # loading processes; 0 loads in the training process
@@ -143,6 +159,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _check_choices(self, "data")
+        _check_target("data.target", self.target, self.options)
+        _check_target("data.transform", self.transform)
         for name in ("image_size", "max_size", "shapes_num_train", "shapes_num_val"):
             _require(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "must be at least 1")
         _require(self.shapes_image_size >= 32, "data.shapes_image_size", self.shapes_image_size, "must be at least 32")
@@ -155,18 +173,49 @@ class DataConfig:
 
 
 @dataclass(frozen=True)
-class OptimConfig:
-    """AdamW with two groups, and clipping by the global norm."""
+class GroupRule:
+    """Learning rate and weight decay of the parameters whose name the pattern is found in.
 
-    lr: float = 1e-4  # peak, of everything but the backbone
-    backbone_lr_ratio: float = 0.1  # the backbone's lr in units of `lr`; 0 freezes it
-    weight_decay: float = 1e-4  # on every parameter
+    Each of the two is taken from the first rule that matches the name and states it.
+    """
+
+    pattern: str  # regular expression, searched anywhere in a parameter's name
+    lr_ratio: float | None = None  # lr in units of optim.lr; 0 freezes
+    weight_decay: float | None = None
+    name: str | None = None  # of the group in logs; null: rule<i>
+
+    def __post_init__(self) -> None:
+        try:
+            re.compile(self.pattern)
+        except re.error as error:
+            raise InputError(f"optim.groups: pattern={self.pattern!r}: no regular expression ({error})") from None
+        for key in ("lr_ratio", "weight_decay"):
+            value = getattr(self, key)
+            _require(value is None or value >= 0, f"optim.groups: {key}", value, "must not be negative")
+        named = self.name is None or re.fullmatch(r"\w+", self.name)
+        _require(bool(named), "optim.groups: name", self.name, "must be letters, digits and underscores")
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Optimiser, its parameter groups, and clipping by the global norm."""
+
+    lr: float = 1e-4  # peak, of everything without a ratio of its own
+    backbone_lr_ratio: float = 0.1  # the backbone's lr in units of `lr`, the last of all rules; 0 freezes it
+    weight_decay: float = 1e-4  # of everything without a weight decay of its own
+    groups: tuple[GroupRule, ...] = ()  # rules by parameter name
     clip_norm: float = 0.1  # bound of the norm over all gradients; 0 turns clipping off (norms are still logged)
+    target: str | None = None  # own optimiser instead of AdamW: called with the parameter groups and the options
+    options: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         _require(self.lr > 0, "optim.lr", self.lr, "must be positive")
         for name in ("backbone_lr_ratio", "weight_decay", "clip_norm"):
             _require(getattr(self, name) >= 0, f"optim.{name}", getattr(self, name), "must not be negative")
+        names = [rule.name for rule in self.groups if rule.name]
+        fit = len({*names, "main", "backbone"}) == len(names) + 2
+        _require(fit, "optim.groups: name", names, "must differ from each other, and from main and backbone")
+        _check_target("optim.target", self.target, self.options)
 
 
 @dataclass(frozen=True)
@@ -225,6 +274,9 @@ class TrainConfig:
     # activations that the backward pass computes again, to save memory for time: those of the backbone's stages, or
     # those of the encoder's and decoder's layers too
     checkpoint_activations: CheckpointActivations = "none"
+    # decay of a moving average of the weights, which is evaluated beside them (as val/ema/AP); 0 keeps none. It rises
+    # to this value as (1 + step) / (10 + step), so that short runs do not average over their first weights
+    ema: float = 0.0
 
     def __post_init__(self) -> None:
         _check_choices(self, "train")
@@ -238,6 +290,7 @@ class TrainConfig:
             f"must divide train.accumulate={self.accumulate}, the micro-batches of a step that processes deal out; the "
             f"effective batch of {self.batch_size * self.accumulate} may be made of smaller and more micro-batches",
         )
+        _require(0 <= self.ema < 1, "train.ema", self.ema, "must be in [0, 1), as 0.9999")
         _require(self.num_threads >= 0, "train.num_threads", self.num_threads, "must be 0 or more")
         _require(self.checkpoint_minutes > 0, "train.checkpoint_minutes", self.checkpoint_minutes, "must be positive")
 
@@ -249,11 +302,15 @@ class EvaluationConfig:
     area_limits: tuple[float, float] = (1024.0, 9216.0)  # px^2 of the original image: small | medium | large
     batch_size: int = 8
     pad_to: int = 1  # images are padded alone to a multiple of this; 0 pads to the batch's largest, as official DETR
-    # that computes the metrics; both give the same figures, faster-coco-eval sooner, if its package is installed
+    # of the metrics: both give the same figures, faster-coco-eval sooner, if its package is installed
     backend: Literal["pycocotools", "faster-coco-eval"] = "pycocotools"
+    # own metrics, as package.module:name: called with the annotation file and the detections after each evaluation,
+    # returns {name: number}, logged as val/<name>
+    extra: str | None = None
 
     def __post_init__(self) -> None:
         _check_choices(self, "evaluation")
+        _check_target("evaluation.extra", self.extra)
         low, high = self.area_limits
         _require(0 < low < high, "evaluation.area_limits", self.area_limits, "must be two rising areas in px^2")
         _require(self.batch_size >= 1, "evaluation.batch_size", self.batch_size, "must be at least 1")
@@ -272,6 +329,12 @@ class RunConfig:
     train: TrainConfig = field(default_factory=TrainConfig)
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     seed: int = 0  # of weights, data order, augmentation and dropout
+
+    @property
+    def own_parts(self) -> list[str]:
+        """Dotted paths of the user's own parts."""
+        sections = (self.model.target, self.data.target, self.data.transform, self.optim.target, self.evaluation.extra)
+        return [path for path in sections if path]
 
     def __post_init__(self) -> None:
         _require(0 <= self.seed < 2**32, "seed", self.seed, "must be in [0, 2**32)")

@@ -1,13 +1,16 @@
-"""Plain dicts to configuration dataclasses and back, strictly."""
+"""Strict conversion between plain dicts and configuration dataclasses."""
 
 import types
 from dataclasses import MISSING, asdict, fields, is_dataclass
 from difflib import get_close_matches
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from detr.errors import InputError
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 
 def from_dict(cls: type[T], values: dict[str, Any], path: str = "") -> T:
@@ -32,12 +35,12 @@ def from_dict(cls: type[T], values: dict[str, Any], path: str = "") -> T:
 
 
 def to_dict(config: Any) -> dict[str, Any]:
-    """Nested dicts of plain values, ready for JSON and YAML; `from_dict` reads them back to an equal config."""
+    """Convert to nested dicts of plain values, ready for JSON and YAML; `from_dict` gives an equal config back."""
     return _plain(asdict(config))
 
 
 def flatten(values: dict[str, Any], path: str = "") -> dict[str, Any]:
-    """Nested dicts to one level with dotted keys."""
+    """Flatten nested dicts to one level with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         flat |= flatten(value, _join(path, key)) if isinstance(value, dict) else {_join(path, key): value}
@@ -45,7 +48,7 @@ def flatten(values: dict[str, Any], path: str = "") -> dict[str, Any]:
 
 
 def _convert(hint: Any, value: Any, path: str) -> Any:
-    if is_dataclass(hint):
+    if isinstance(hint, type) and is_dataclass(hint):
         return from_dict(hint, value, path)
     origin, args = get_origin(hint), get_args(hint)
     if origin is Literal:
@@ -59,6 +62,12 @@ def _convert(hint: Any, value: Any, path: str) -> Any:
                 return _convert(option, value, path)
             except InputError:
                 continue
+    elif origin is tuple and args[-1] is ...:
+        if isinstance(value, list | tuple):
+            return tuple(_convert(args[0], item, f"{path}[{i}]") for i, item in enumerate(value))
+    elif origin is dict:
+        if isinstance(value, dict) and all(isinstance(key, str) for key in value):
+            return value
     elif origin is tuple:
         if isinstance(value, list | tuple) and len(value) == len(args):
             return tuple(_convert(arg, item, path) for arg, item in zip(args, value, strict=True))
@@ -73,14 +82,17 @@ def _name(hint: Any) -> str:
     if get_origin(hint) in (Union, types.UnionType):
         return " or ".join(_name(arg) for arg in get_args(hint))
     if get_origin(hint) is tuple:
-        return f"a list of {len(get_args(hint))} numbers"
+        args = get_args(hint)
+        return "a list" if args[-1] is ... else f"a list of {len(args)} numbers"
+    if get_origin(hint) is dict:
+        return "a group of settings"
     return {types.NoneType: "null"}.get(hint) or hint.__name__
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
-    return list(value) if isinstance(value, tuple) else value
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def _join(path: str, key: Any) -> str:

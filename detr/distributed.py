@@ -1,19 +1,19 @@
-"""One run over several processes: gloo between CPUs, NCCL between GPUs, started by torchrun or by SLURM.
+"""One run over several processes (ranks): gloo between CPUs, NCCL between GPUs, started by torchrun or by SLURM.
 
-The processes deal out the micro-batches of every optimiser step and the batches of every validation, and add up what
-they find. Random numbers and denominators do not depend on who computes a micro-batch, so the run is the same, but for
-the rounding of sums, as with one process. The first process alone hands out records, logs and saves.
+The ranks deal out the micro-batches of every optimiser step and the batches of every validation, and add up their
+results. Random numbers and denominators do not depend on the rank that computes a micro-batch, so the run is the same,
+but for the rounding of sums, as with one process. Rank zero alone hands out records, logs and saves. With a single
+process every function returns at once.
 """
 
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from datetime import timedelta
 from inspect import signature
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -23,7 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from detr.errors import InputError
 
 T = TypeVar("T")
-# Longer than anything that the first process does alone: COCO metrics of six layers, a checkpoint, an upload.
+# Longer than anything that rank zero does alone: COCO metrics of six layers, a checkpoint, an upload.
 TIMEOUT_MINUTES = 30.0
 TIMEOUT_VARIABLE = "DETR_TIMEOUT_MINUTES"
 
@@ -32,87 +32,119 @@ class LostProcess(RuntimeError):
     """Another process of the run died or did not answer in time; the run goes on from its last checkpoint."""
 
 
-@dataclass(frozen=True)
-class Peers:
-    """The processes of a run, seen from one of them. With a single process all methods return at once."""
+def rank() -> int:
+    """Number of this process within the run, 0 where it is alone."""
+    return dist.get_rank() if dist.is_initialized() else 0
 
-    rank: int = 0
-    size: int = 1
 
-    @classmethod
-    def current(cls) -> "Peers":
-        """Those that `join` brought together; this process alone where there was no `join`."""
-        return cls(dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else cls()
+def world_size() -> int:
+    """Number of processes of the run."""
+    return dist.get_world_size() if dist.is_initialized() else 1
 
-    @property
-    def first(self) -> bool:
-        """Whether this is the process that logs and saves."""
-        return self.rank == 0
 
-    def share(self, items: Sequence[T]) -> Sequence[T]:
-        """This process' part; the parts in the order of ranks are the whole."""
-        return items[len(items) * self.rank // self.size : len(items) * (self.rank + 1) // self.size]
+def is_rank_zero() -> bool:
+    """Whether this is the process that logs and saves."""
+    return rank() == 0
 
-    def gather(self, value: T) -> list[T]:
-        """Everybody's value, in the order of ranks, for everybody."""
-        values = [value] * self.size
-        if self.size > 1:
-            with lost_process():
-                dist.all_gather_object(values, value)
-        return values
 
-    def collect(self, value: T) -> list[T]:
-        """Everybody's value, in the order of ranks, for the first process; nothing for the others."""
-        if self.size == 1:
-            return [value]
-        values = [value] * self.size if self.first else None
+def shard(items: Sequence[T], rank: int, world_size: int) -> Sequence[T]:
+    """Part of the items that falls to a rank; the parts in the order of ranks are the whole."""
+    return items[len(items) * rank // world_size : len(items) * (rank + 1) // world_size]
+
+
+def all_gather(value: T) -> list[T]:
+    """Collect every rank's value, in the order of ranks, on every rank."""
+    values = [value] * world_size()
+    if len(values) > 1:
         with lost_process():
-            dist.gather_object(value, values)
-        return [value, *values[1:]] if values else []
+            dist.all_gather_object(values, value)
+    return values
 
-    def tell(self, value: T) -> T:
-        """The first process' value, for everybody."""
-        if self.size == 1:
-            return value
-        values = [value]
-        with lost_process():
-            dist.broadcast_object_list(values)
-        return values[0]
 
-    def together(self, compute: Callable[[], T]) -> T:
-        """Compute in every process. An InputError of one is raised in all, so that none waits for it."""
-        value, fault = None, None
-        try:
-            value = compute()
-        except InputError as error:
-            fault = error
-        faults = [other for other in self.gather(fault) if other]
-        if faults:
-            raise faults[0]
+def gather(value: T) -> list[T]:
+    """Collect every rank's value, in the order of ranks, on rank zero; the others get an empty list."""
+    if world_size() == 1:
+        return [value]
+    values = [value] * world_size() if is_rank_zero() else None
+    with lost_process():
+        dist.gather_object(value, values)
+    return [value, *values[1:]] if values else []
+
+
+def broadcast(value: T) -> T:
+    """Give rank zero's value to every rank."""
+    if world_size() == 1:
         return value
+    values = [value]
+    with lost_process():
+        dist.broadcast_object_list(values)
+    return values[0]
 
-    def sum(self, values: Tensor) -> Tensor:
-        """The sum over all processes, in place."""
-        if self.size > 1:
-            with lost_process():
-                dist.all_reduce(values)
-        return values
 
-    def replicate(self, model: nn.Module) -> nn.Module:
-        """The model with gradients that are averaged over the processes, buckets at a time while others are computed.
-
-        It shares its parameters with `model`. There are no buffers to synchronise: frozen norms do not change.
-        """
-        if self.size == 1:
-            return model
-        renamed = "forward_sync_buffers" in signature(DistributedDataParallel).parameters  # by torch 2.14 or before
-        options = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
+def all_reduce(values: Tensor) -> Tensor:
+    """Sum over all ranks, in place."""
+    if world_size() > 1:
         with lost_process():
-            return DistributedDataParallel(model, gradient_as_bucket_view=True, **options)
+            dist.all_reduce(values)
+    return values
 
 
-def no_exchange(model: nn.Module) -> AbstractContextManager:
-    """Within it gradients are added up in this process alone: for all micro-batches of a step but the last."""
+def barrier() -> None:
+    """Wait for rank zero."""
+    broadcast(None)
+
+
+@contextmanager
+def rank_zero_first() -> Iterator[None]:
+    """Run the block on rank zero, and then on the others."""
+    if not is_rank_zero():
+        barrier()
+    yield
+    if is_rank_zero():
+        barrier()
+
+
+def raise_on_all_ranks(compute: Callable[[], T]) -> T:
+    """Compute on every rank. An InputError of one is raised on all, so that none waits for it."""
+    try:
+        value, fault = compute(), None
+    except InputError as error:
+        value, fault = None, error
+    for other in all_gather(fault):
+        if other:
+            raise other
+    return cast(T, value)
+
+
+def in_lockstep(items: Generator[T, None, None]) -> Iterator[T]:
+    """Iterate on every rank for as long as rank zero's consumer does; on closing, `items` is closed first."""
+    with closing(items):
+        for item in items:
+            try:
+                yield item
+            except GeneratorExit:
+                items.close()
+                broadcast(False)
+                raise
+            if not broadcast(True):
+                return
+
+
+def data_parallel(model: nn.Module) -> nn.Module:
+    """Wrap the model so that gradients are averaged over the ranks, buckets at a time while others are computed.
+
+    The wrapper shares its parameters with `model`. There are no buffers to synchronise: frozen norms do not change.
+    """
+    if world_size() == 1:
+        return model
+    renamed = "forward_sync_buffers" in signature(DistributedDataParallel).parameters  # by torch 2.14 or before
+    options: dict[str, Any] = {"forward_sync_buffers" if renamed else "broadcast_buffers": False}
+    with lost_process():
+        return DistributedDataParallel(model, gradient_as_bucket_view=True, **options)
+
+
+def no_sync(model: nn.Module) -> AbstractContextManager[None]:
+    """Add up gradients on this rank alone: for all micro-batches of a step but the last."""
     return getattr(model, "no_sync", nullcontext)()  # DDP's, which a compiled replica passes on
 
 
@@ -122,34 +154,34 @@ def launched() -> bool:
 
 
 @contextmanager
-def join() -> Iterator[Peers]:
-    """Meet the other processes that were started with this one; without any, `Peers()`.
+def process_group() -> Iterator[None]:
+    """Join the processes that were started with this one, if any, for the duration of the block.
 
     A process that does not answer within DETR_TIMEOUT_MINUTES (30) counts as lost.
     """
     if not launched():
-        yield Peers()
+        yield
         return
     gpus, minutes = torch.cuda.device_count(), float(os.environ.get(TIMEOUT_VARIABLE, TIMEOUT_MINUTES))
     if gpus:
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]) % gpus)
-    rank, size, timeout = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), timedelta(minutes=minutes)
+    number, count, timeout = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), timedelta(minutes=minutes)
     with lost_process():
-        store = _new_section(rank, size, timeout)
+        store = _new_section(number, count, timeout)
         backend = "cpu:gloo,cuda:nccl" if gpus else "gloo"
-        dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=timeout)
+        dist.init_process_group(backend, store=store, rank=number, world_size=count, timeout=timeout)
     try:
-        yield Peers.current()
+        yield
     finally:
         dist.destroy_process_group()
 
 
 def _new_section(rank: int, size: int, timeout: timedelta) -> dist.Store:
-    """A store that holds nothing yet, where the processes find each other.
+    """Open a store that holds nothing yet, where the processes find each other.
 
     torchrun's own store outlives its restarts, so that a process may find the address of a dead one there (pytorch
-    issue 135712). The first process therefore opens a section of a new name, and each other one that is alive now says
-    which name it saw, under a name of its own, until the first has heard the right one.
+    issue 135712). Rank zero therefore opens a section of a new name, and each other rank that is alive now says which
+    name it saw, under a name of its own, until rank zero has heard the right one.
     """
     agent = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
     store = dist.TCPStore(
@@ -177,7 +209,7 @@ def _new_section(rank: int, size: int, timeout: timedelta) -> dist.Store:
             return dist.PrefixStore(section, store)
         except dist.DistStoreError:
             if time.monotonic() > deadline:
-                raise LostProcess(f"the first process did not come within {timeout}") from None
+                raise LostProcess(f"rank zero did not come within {timeout}") from None
 
 
 def check_device(device: torch.device) -> None:

@@ -1,4 +1,4 @@
-"""Detections of a data set and their COCO metrics. pycocotools is the reference."""
+"""Detections on a data set and their COCO metrics. pycocotools is the reference."""
 
 import contextlib
 import importlib
@@ -8,7 +8,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -22,12 +22,13 @@ from detr.criterion import SetCriterion
 from detr.data.batch import Batch, batches, collate
 from detr.data.coco import CocoDetection, load_annotations
 from detr.data.sampler import chunks
-from detr.data.transforms import target_size
-from detr.distributed import Peers
+from detr.data.transforms import normalize, target_size
+from detr.distributed import rank, shard, world_size
 from detr.errors import InputError
 from detr.postprocess import postprocess
 
 STATS = ("AP", "AP50", "AP75", "APS", "APM", "APL", "AR1", "AR10", "AR100", "ARS", "ARM", "ARL")
+LOGGED_LOSSES = ("loss", "loss_ce", "loss_bbox", "loss_giou", "class_error", "cardinality_error")
 Detections = list[dict[str, Any]]
 
 
@@ -37,7 +38,7 @@ def evaluate_coco(
     area_limits: tuple[float, float] = (1024.0, 9216.0),
     backend: str = "pycocotools",
 ) -> dict[str, float]:
-    """COCO box metrics as pycocotools computes them, in 0..1, and -1 where there is nothing to find.
+    """Compute the COCO box metrics of pycocotools, in 0..1, and -1 where there is nothing to find.
 
     annotations_json:  a COCO annotation file
     detections:        results in COCO format (image_id, category_id, bbox xywh, score), or the file that holds them
@@ -45,18 +46,17 @@ def evaluate_coco(
     backend:           pycocotools | faster-coco-eval
     returns            AP, AP50, AP75, APS, APM, APL, AR1, AR10, AR100, ARS, ARM, ARL and "AP/<class>" of every class
     """
-    if not isinstance(detections, list):
-        detections = json.loads(Path(detections).read_text())
+    found = detections if isinstance(detections, list) else json.loads(Path(detections).read_text())
     content = load_annotations(annotations_json)
     for i, record in enumerate(content["annotations"], start=1):
         record["id"] = i  # pycocotools takes a match with annotation 0 for no match
-    unknown = {d["image_id"] for d in detections} - {image["id"] for image in content["images"]}
+    unknown = {d["image_id"] for d in found} - {image["id"] for image in content["images"]}
     if unknown:
         raise InputError(f"{annotations_json}: detections name the image {min(unknown)}, which is not in the file")
     index, evaluator = coco_classes(backend)
     with contextlib.redirect_stdout(io.StringIO()):  # pycocotools reports on standard output
-        truth, found = _index(index(), content), _index(index(), {**content, "annotations": _with_areas(detections)})
-        evaluation = evaluator(truth, found, "bbox")
+        truth, results = _index(index(), content), _index(index(), {**content, "annotations": _with_areas(found)})
+        evaluation = evaluator(truth, results, "bbox")
         small, medium = area_limits
         evaluation.params.areaRng = [[0, 1e10], [0, small], [small, medium], [medium, 1e10]]
         evaluation.evaluate()
@@ -71,7 +71,7 @@ def evaluate_coco(
 
 
 def coco_classes(backend: str) -> tuple[type, type]:
-    """COCO and COCOeval, or what stands for them. InputError when the package is not installed."""
+    """Find COCO and COCOeval, or the backend's replacements. InputError when its package is not installed."""
     if backend == "pycocotools":
         return COCO, COCOeval
     try:
@@ -95,13 +95,11 @@ def _with_areas(detections: Detections) -> Detections:
     ]
 
 
-def validation_loader(
-    dataset: CocoDetection, data: DataConfig, config: EvaluationConfig, peers: Peers | None = None
-) -> DataLoader:
-    """Batches of all images once; of several processes each gets its share of the batches.
+def validation_loader(dataset: CocoDetection, data: DataConfig, config: EvaluationConfig) -> DataLoader:
+    """Load every image once, in batches that the ranks share.
 
-    With `pad_to` >= 1 a batch holds images of one padded size only, so that what is predicted for an image does not
-    depend on the images beside it.
+    With `pad_to` >= 1 a batch holds images of one padded size only, so that an image's predictions do not depend on the
+    images beside it.
     """
     order = [(0, i) for i in range(len(dataset))]
     if config.pad_to == 0:
@@ -116,7 +114,7 @@ def validation_loader(
     keys = [part for group in groups for part in chunks(group, config.batch_size)]
     return DataLoader(
         dataset,
-        batch_sampler=(peers or Peers()).share(keys),
+        batch_sampler=shard(keys, rank(), world_size()),
         collate_fn=partial(collate, multiple=max(config.pad_to, 1)),
         num_workers=data.num_workers,
     )
@@ -130,12 +128,12 @@ def predict_dataset(
     device: torch.device,
     watch: Callable[[Batch, dict[str, Any]], None] | None = None,
 ) -> tuple[Detections, dict[str, float]]:
-    """Detections of all queries in COCO results format, and the losses normalised over the whole set; of several
-    processes' shares the detections follow each other, and the losses add up.
+    """Detect with all queries, in COCO results format, and compute the losses normalised over the whole set.
 
-    `watch` is called with every batch and the model's outputs for it.
+    On several ranks their detections follow each other, and their losses add up. `watch` is called with every batch
+    and the model's outputs for it.
     """
-    dataset: CocoDetection = loader.dataset
+    dataset = cast(CocoDetection, loader.dataset)
     model.eval()
     targets = [dataset.counts(i) for i in range(len(dataset))]
     normalizers = criterion.normalizers(targets)
@@ -143,7 +141,7 @@ def predict_dataset(
     sums: dict[str, float] = defaultdict(float)
     for batch in batches(loader):
         moved = batch.to(device)
-        outputs = model(moved.images, moved.padding_mask)
+        outputs = model(normalize(moved.images, moved.padding_mask), moved.padding_mask)
         losses = criterion(outputs, moved.targets, normalizers)
         losses["loss"] = criterion.total(losses)
         for key, value in losses.items():
@@ -157,7 +155,7 @@ def predict_dataset(
 
 
 def coco_results(image_id: int, dataset: CocoDetection, result: dict[str, torch.Tensor]) -> Iterator[dict[str, Any]]:
-    """An image's detections, as `postprocess` gives them, in COCO results format; "query" is the query's index.
+    """Convert an image's detections from `postprocess` to COCO results format; "query" is the query's index.
 
     Labels that stand for no category of the data (a model may have more) are no detections.
     """

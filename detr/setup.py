@@ -1,11 +1,13 @@
-"""What a run works with, made from its settings, and what of its state a resume needs."""
+"""Everything that a run is made of, built from its config, and the part of its state that a resume needs."""
 
 from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import torch
 from torch import nn
 from torch.amp import GradScaler
-from torch.optim import AdamW
+from torch.optim import Optimizer
+from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
 
 from detr.checkpoint import load_official, read_weights
@@ -15,19 +17,21 @@ from detr.criterion import SetCriterion
 from detr.data import CocoDetection, open_split
 from detr.data.batch import collate
 from detr.data.sampler import GroupingSampler, StreamSampler
-from detr.distributed import Peers, check_device
+from detr.distributed import check_device, data_parallel, raise_on_all_ranks, rank, world_size
 from detr.errors import InputError
 from detr.evaluation import coco_classes
+from detr.extensions import call
+from detr.horizon import parse_horizon
 from detr.models import build_model
-from detr.optim import build_optimizer
+from detr.optim import optimizer_of
 from detr.precision import grad_scaler, set_tf32
-from detr.schedule import parse_horizon
+from detr.rehearsal import rehearse
 
 
 @dataclass
 class Progress:
-    """The part of a run's state beside model and optimiser that a resume needs. Random numbers are no state: those of a
-    micro-batch follow from the seed and its number.
+    """State of a run beside model and optimiser. Random numbers are no state: those of a micro-batch follow from the
+    seed and its number.
     """
 
     step: int = 0
@@ -36,6 +40,7 @@ class Progress:
     scale_sum: float = 0.0  # of min(1, clip_norm / norm) over the steps
     skipped: int = 0  # steps left out because their gradient overflowed in float16
     best_AP: float = -1.0
+    best_ema_AP: float = -1.0
     evaluated: int = 0  # step of the last evaluation
     norms: list[float] = field(default_factory=list)  # of the gradients since then, for the diagnostics
     matching: torch.Tensor | None = None  # (N, Q) of that evaluation, likewise
@@ -44,7 +49,7 @@ class Progress:
 
 @dataclass
 class Setup:
-    """Everything that a run works with."""
+    """Data, model, loss and optimiser of a run."""
 
     config: RunConfig
     device: torch.device
@@ -52,26 +57,26 @@ class Setup:
     val_set: CocoDetection
     model: nn.Module
     criterion: SetCriterion
-    replica: nn.Module  # the model as training runs it: compiled if train.compile, as one of several processes
-    optimizer: AdamW
+    replica: nn.Module  # the model as training runs it: compiled if train.compile, data parallel on several ranks
+    optimizer: Optimizer
     scaler: GradScaler  # of the loss; it does nothing unless the precision is float16
     num_steps: int
-    peers: Peers
+    ema: AveragedModel | None  # moving average of the model's weights, if train.ema
 
 
 def prepare(config: RunConfig) -> Setup:
     """Open the data, build the model, load its starting weights. InputError when something does not fit."""
-    peers = Peers.current()
-    setup = peers.together(lambda: _prepare_alone(config, peers))
-    setup.replica = peers.replicate(setup.model)
+    setup = raise_on_all_ranks(lambda: _prepare_on_this_rank(config))
+    setup.replica = data_parallel(setup.model)
     if setup.config.train.compile:
         # Batches have many sizes; and dropout draws as it does without, whatever parts the graph has.
-        setup.replica = torch.compile(setup.replica, dynamic=True, options={"fallback_random": True})
+        compiled = torch.compile(setup.replica, dynamic=True, options={"fallback_random": True})
+        setup.replica = cast(nn.Module, compiled)
     return setup
 
 
-def _prepare_alone(config: RunConfig, peers: Peers) -> Setup:
-    config = replace(config, train=replace(config.train, num_processes=peers.size))
+def _prepare_on_this_rank(config: RunConfig) -> Setup:
+    config = replace(config, train=replace(config.train, num_processes=world_size()))
     if config.train.num_threads:
         torch.set_num_threads(config.train.num_threads)
     device = choose_device(config.train.device)
@@ -80,7 +85,7 @@ def _prepare_alone(config: RunConfig, peers: Peers) -> Setup:
         set_tf32(config.train.precision == "tf32")
     elif config.train.precision == "tf32":
         raise InputError(f"train.precision='tf32' is a format of NVIDIA GPUs, and train.device is {device.type}")
-    coco_classes(config.evaluation.backend)  # whether it is there
+    coco_classes(config.evaluation.backend)  # InputError if it is not installed
     if config.train.compile:
         check_compiler(device)
     train_set, val_set = open_split(config.data, "train", config.seed), open_split(config.data, "val")
@@ -92,38 +97,56 @@ def _prepare_alone(config: RunConfig, peers: Peers) -> Setup:
             f"model.num_classes={num_classes}: the data has {train_set.num_classes}; set null to take that"
         )
     torch.manual_seed(config.seed)
-    model = build_model(
-        replace(config.model, num_classes=num_classes),
-        build_classification(config.loss),
-        config.train.checkpoint_activations,
-    )
-    if config.model.init_from:
-        load_official(model, read_weights(config.model.init_from))
-    model.to(device)
-    optim = config.optim
-    optimizer = build_optimizer(model, optim.lr, optim.lr * optim.backbone_lr_ratio, optim.weight_decay)
+    model = build_detector(config, num_classes).to(device)
+    criterion = SetCriterion(num_classes, config.loss).to(device)
+    rehearse(config, model, criterion, train_set, val_set, device)
     num_steps = parse_horizon(config.schedule.horizon).steps(
         len(train_set), config.train.batch_size * config.train.accumulate, config.schedule.full_epochs
     )
-    criterion = SetCriterion(num_classes, config.loss).to(device)
-    scaler = grad_scaler(device, config.train.precision)
-    return Setup(config, device, train_set, val_set, model, criterion, model, optimizer, scaler, num_steps, peers)
+    return Setup(
+        config,
+        device,
+        train_set,
+        val_set,
+        model,
+        criterion,
+        replica=model,
+        optimizer=optimizer_of(model, config.optim),
+        scaler=grad_scaler(device, config.train.precision),
+        num_steps=num_steps,
+        ema=AveragedModel(model) if config.train.ema else None,
+    )
+
+
+def build_detector(config: RunConfig, num_classes: int) -> nn.Module:
+    """Build the configured model, DETR or the user's own, for so many classes, with its starting weights."""
+    settings = replace(config.model, num_classes=num_classes)
+    if settings.target:
+        model = call("model.target", settings.target, settings, **(settings.options or {}))
+        if not isinstance(model, nn.Module):
+            raise InputError(f"model.target={settings.target!r}: gives {type(model).__name__}, not a torch.nn.Module")
+    else:
+        model = build_model(settings, build_classification(config.loss), config.train.checkpoint_activations)
+    if settings.init_from:
+        load_official(model, read_weights(settings.init_from))
+    return model
 
 
 def train_loader(setup: Setup, first_step: int) -> DataLoader:
-    """Micro-batches of all steps from `first_step` on, in one go: workers start once."""
+    """Load this rank's micro-batches of all steps from `first_step` on, in one go: workers start once."""
     config = setup.config
-    order = (
+    order: tuple[Any, ...] = (
         len(setup.train_set),
         config.train.batch_size,
         config.train.accumulate,
         config.seed,
         first_step,
         setup.num_steps,
-        setup.peers,
+        rank(),
+        world_size(),
     )
     if config.train.grouping == "size":
-        sampler = GroupingSampler(setup.train_set.augmented_shape, *order)
+        sampler: StreamSampler = GroupingSampler(setup.train_set.augmented_shape, *order)
     else:
         sampler = StreamSampler(*order)
     return DataLoader(
@@ -148,7 +171,7 @@ def check_compiler(device: torch.device) -> None:
 
 
 def choose_device(name: str) -> torch.device:
-    """The named device, or for "auto" the best there is. InputError when it cannot be used."""
+    """Choose the named device, or for "auto" the best there is. InputError when it cannot be used."""
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
     try:

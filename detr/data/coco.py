@@ -1,4 +1,4 @@
-"""A folder in COCO format as a data set: annotations read and checked once, images decoded on demand."""
+"""Folders in COCO format as data sets: annotations read and checked once, images decoded on demand."""
 
 import hashlib
 import json
@@ -28,7 +28,7 @@ def _is_id(x: object) -> bool:
 
 
 def _is_number(x: object) -> bool:
-    return type(x) in (int, float) and abs(x) < 1e9  # NaN compares False
+    return isinstance(x, int | float) and type(x) is not bool and abs(x) < 1e9  # NaN compares False
 
 
 def _is_file_name(x: object) -> bool:
@@ -62,6 +62,20 @@ OPTIONAL: dict[str, tuple[Callable[[Any], bool], str]] = {
     "iscrowd": (lambda x: x in (0, 1) and not isinstance(x, float), "0 or 1"),
     "area": (lambda x: _is_number(x) and x >= 0, "a number of square pixels from 0 on"),
 }
+
+
+def read_split(config: DataConfig, split: str) -> tuple[Path, Path]:
+    """Find the annotation file and image folder of "train" or "val"; InputError when one is missing."""
+    root = Path(config.root)
+    if not root.is_dir():
+        raise InputError(f"data.root={config.root}: there is no such folder; give the folder of a COCO-format data set")
+    annotations = root / getattr(config, f"{split}_annotations")
+    images = root / getattr(config, f"{split}_images")
+    if not annotations.is_file():
+        raise InputError(f"data.{split}_annotations={annotations}: there is no such file")
+    if not images.is_dir():
+        raise InputError(f"data.{split}_images={images}: there is no such folder")
+    return annotations, images
 
 
 def load_annotations(path: Path | str) -> dict[str, Any]:
@@ -119,7 +133,7 @@ def _check_references(path: Path, content: dict[str, Any]) -> None:
 
 @dataclass
 class Findings:
-    """What the boxes of a file needed, by annotation id."""
+    """Boxes of a file that were left out or changed, by annotation id."""
 
     crowd: list[int] = field(default_factory=list)  # left out of training, ignored by COCOeval
     degenerate: list[int] = field(default_factory=list)  # no area inside the image: removed
@@ -152,7 +166,7 @@ class CocoDetection(Dataset):
         self.boxes, self.labels = self._objects(content)
 
     def _objects(self, content: dict[str, Any]) -> tuple[list[Tensor], list[Tensor]]:
-        """Per image the boxes (n, 4) xyxy in pixels, clamped to the image, and labels (n,)."""
+        """Sort by image the boxes (n, 4), xyxy in pixels, clamped to the image, and the labels (n,)."""
         by_image: dict[int, list[dict]] = {image["id"]: [] for image in self.images}
         label = {int(category): i for i, category in enumerate(self.category_ids)}
         for record in content["annotations"]:
@@ -166,8 +180,8 @@ class CocoDetection(Dataset):
             raw = np.array([r["bbox"] for r in records], dtype=np.float64).reshape(-1, 4)
             raw[:, 2:] += raw[:, :2]
             inside = raw.clip(0, [image["width"], image["height"]] * 2)
-            keep = (inside[:, 2:] > inside[:, :2]).all(1)
-            over = keep & (np.abs(inside - raw) > 1e-3).any(1)
+            keep = np.all(inside[:, 2:] > inside[:, :2], axis=1)
+            over = keep & np.any(np.abs(inside - raw) > 1e-3, axis=1)
             self.findings.degenerate += [r["id"] for r, kept in zip(records, keep, strict=True) if not kept]
             self.findings.clamped += [r["id"] for r, is_over in zip(records, over, strict=True) if is_over]
             boxes.append(torch.from_numpy(inside[keep].astype(np.float32)))
@@ -193,7 +207,7 @@ class CocoDetection(Dataset):
         return image.as_subclass(Tensor), {**target, **about}
 
     def _augment(self, key: tuple[int, int], image: Tensor, index: int) -> tuple[Tensor, dict[str, Any]]:
-        """The image with this index as the key's draws transform it, and its target."""
+        """Transform the image with this index by the key's draws; returns it and its target."""
         target = {
             "boxes": tv_tensors.BoundingBoxes(self.boxes[index], format="XYXY", canvas_size=image.shape[-2:]),
             "labels": self.labels[index],
@@ -204,13 +218,14 @@ class CocoDetection(Dataset):
             return self.transform(tv_tensors.Image(image), target)
 
     def augmented_shape(self, key: tuple[int, int]) -> tuple[int, int]:
-        """(height, width) of the sample's image, from the same draws without reading the file: about 2 ms."""
+        """Compute (height, width) of the sample's image from the same draws, without reading the file: about 2 ms."""
         record = self.images[key[1]]
         unread = torch.empty(3, record["height"], record["width"], dtype=torch.uint8, device="meta")
-        return tuple(self._augment(key, unread, key[1])[0].shape[-2:])
+        height, width = self._augment(key, unread, key[1])[0].shape[-2:]
+        return height, width
 
     def _read(self, index: int) -> tuple[Tensor, int, dict[int, str]]:
-        """The image with this index, or the next that can be read; its index; and id -> fault of those passed over."""
+        """Read this image, or the next that can be; returns also its index, and id -> fault of those passed over."""
         unreadable: dict[int, str] = {}
         while True:
             path, record = self.path(index), self.images[index]
@@ -223,14 +238,14 @@ class CocoDetection(Dataset):
                 index = (index + 1) % len(self)
 
     def __getitems__(self, keys: list[tuple[int, int]]) -> "list[tuple[Tensor, dict[str, Any]]] | InputError":
-        """A batch; a fault of an image is handed on, since a worker process would bury it in its own traceback."""
+        """Load a batch; a fault of an image is handed on, since a worker process would bury it in its own traceback."""
         try:
             return [self[key] for key in keys]
         except InputError as error:
             return error
 
     def path(self, index: int) -> Path:
-        """File of an image; InputError when its name leads out of the image folder."""
+        """Find the file of an image; InputError when its name leads out of the image folder."""
         name = self.images[index]["file_name"]
         path = self.root / name
         real = Path(os.path.realpath(path))  # unlike Path.resolve it leaves a circle of links to who opens the file
@@ -250,7 +265,7 @@ class CocoDetection(Dataset):
                 yield done
 
     def files_fingerprint(self) -> str:
-        """Hash of the annotation file and of the names, sizes and dates of the image files."""
+        """Hash the annotation file, and the names, sizes and dates of the image files."""
         digest = hashlib.sha256(self.annotations.read_bytes())
         for entry in sorted(os.scandir(self.root), key=lambda entry: entry.name):
             stat = entry.stat()
@@ -258,11 +273,11 @@ class CocoDetection(Dataset):
         return digest.hexdigest()[:16]
 
     def counts(self, index: int) -> dict[str, Tensor]:
-        """The target of an image as far as the losses' denominators need it, without reading the image."""
+        """Give the part of an image's target that the losses' denominators need, without reading the image."""
         return {"labels": self.labels[index]}
 
     def summary(self) -> str:
-        """One line a finding, ids included."""
+        """Summarise the set, one line a finding, ids included."""
         sizes = [len(labels) for labels in self.labels]
         lines = [f"{self.annotations}: {len(self)} images, {sum(sizes)} boxes, {len(self.names)} classes"]
         notes = {

@@ -1,4 +1,4 @@
-"""The endless, restartable order in which training sees the images, and its micro-batches."""
+"""Endless, restartable order of the training images, and its micro-batches."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.utils.data import Sampler
 
-from detr.distributed import Peers
+from detr.distributed import shard
 from detr.seeds import derived_seed
 
 Key = tuple[int, int]  # epoch and image index
@@ -14,7 +14,7 @@ GROUPED = 32  # micro-batches among which images are exchanged
 
 
 def chunks(keys: list[Key], size: int) -> list[list[Key]]:
-    """Keys in lists of `size`, the last of which may be shorter."""
+    """Cut the keys into lists of `size`; the last may be shorter."""
     return [keys[i : i + size] for i in range(0, len(keys), size)]
 
 
@@ -23,7 +23,7 @@ class StreamSampler(Sampler[list[Key]]):
 
     Position p of the stream holds image `permutation(seed, epoch)[p % N]` of epoch `p // N`. So every image is seen
     equally often, an effective batch may be larger than the data set, and the order needs no state to resume.
-    Of several processes each takes its share of the micro-batches of every step.
+    Each rank takes its shard of the micro-batches of every step.
     """
 
     def __init__(
@@ -34,22 +34,23 @@ class StreamSampler(Sampler[list[Key]]):
         seed: int,
         first_step: int,
         last_step: int,
-        peers: Peers | None = None,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         self.num_images, self.batch_size, self.accumulate, self.seed = num_images, batch_size, accumulate, seed
-        self.steps, self.peers = range(first_step, last_step), peers or Peers()
+        self.steps, self.rank, self.world_size = range(first_step, last_step), rank, world_size
         self._order: tuple[int, list[int]] = (-1, [])  # an epoch and its permutation
 
     def __len__(self) -> int:
-        return len(self.steps) * len(self.peers.share(range(self.accumulate)))
+        return len(self.steps) * len(shard(range(self.accumulate), self.rank, self.world_size))
 
     def __iter__(self) -> Iterator[list[Key]]:
-        """Lists of (epoch, image index)."""
+        """Yield lists of (epoch, image index), a micro-batch each."""
         for step in self.steps:
-            yield from self.peers.share(self.micro_batches(step))
+            yield from shard(self.micro_batches(step), self.rank, self.world_size)
 
     def micro_batches(self, step: int) -> list[list[Key]]:
-        """Those of a step, of all processes."""
+        """List a step's micro-batches, those of all ranks."""
         return chunks(self._keys(step, 1), self.batch_size)
 
     def _keys(self, step: int, num_steps: int) -> list[Key]:
@@ -78,7 +79,7 @@ class GroupingSampler(StreamSampler):
         self._window: tuple[int, list[list[Key]]] = (-1, [])
 
     def micro_batches(self, step: int) -> list[list[Key]]:
-        """Those of a step, of all processes."""
+        """List a step's micro-batches, those of all ranks."""
         window, offset = divmod(step, self.window_steps)
         if self._window[0] != window:
             self._window = (window, self._group(window))

@@ -1,4 +1,4 @@
-"""The built-in set: drawn scenes of ellipses, rectangles and triangles, written as a folder in COCO format.
+"""Built-in set: drawn scenes of ellipses, rectangles and triangles, written as a folder in COCO format.
 
 Objects of three size ranges, several colours and textured backgrounds, overlapping each other. Written once and the
 same on every machine, so that a first answer needs no download.
@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import shutil
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -25,8 +24,14 @@ MIN_VISIBLE = 0.6  # share of an object that later ones may not cover
 SUPERSAMPLE = 3  # drawn larger and averaged, for smooth edges
 
 
-def write_shapes(config: DataConfig) -> DataConfig:
-    """Write the scenes below `root` unless they are there, and point the configuration at them."""
+def read_split(config: DataConfig, split: str) -> tuple[Path, Path]:
+    """Find the annotation file and image folder of "train" or "val"; draws the scenes first if they are not there."""
+    folder = write_shapes(config)
+    return folder / "annotations" / f"instances_{split}.json", folder / split
+
+
+def write_shapes(config: DataConfig) -> Path:
+    """Write the scenes below `root` unless they are there; returns their folder."""
     name = _fingerprint(config)
     folder = Path(config.root) / name
     if not folder.is_dir():
@@ -41,18 +46,11 @@ def write_shapes(config: DataConfig) -> DataConfig:
             shutil.rmtree(unfinished)
             if not folder.is_dir():
                 raise
-    return replace(
-        config,
-        root=str(folder),
-        train_annotations="annotations/instances_train.json",
-        val_annotations="annotations/instances_val.json",
-        train_images="train",
-        val_images="val",
-    )
+    return folder
 
 
 def _fingerprint(config: DataConfig) -> str:
-    """Folder name that changes with the settings and with this file."""
+    """Name a folder after the settings and the content of this file."""
     settings = {k: v for k, v in vars(config).items() if k.startswith("shapes_")}
     digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode() + Path(__file__).read_bytes())
     return f"shapes-{config.shapes_image_size}px-{digest.hexdigest()[:8]}"
@@ -82,7 +80,7 @@ def _write_split(folder: Path, split: str, count: int, config: DataConfig) -> No
 
 
 def draw_scene(rng: np.random.Generator, side: int) -> tuple[np.ndarray, list[tuple[int, list[float], float]]]:
-    """A scene of `side` x `side` pixels: uint8 (side, side, 3), and per object (label, xywh, area in px^2).
+    """Draw a scene of `side` x `side` pixels: uint8 (side, side, 3), and per object (label, xywh, area in px^2).
 
     1 to 3 objects; one that would hide too much of an earlier one is not drawn.
     """
@@ -108,7 +106,7 @@ def draw_scene(rng: np.random.Generator, side: int) -> tuple[np.ndarray, list[tu
 
 
 def _background(rng: np.random.Generator, side: int) -> np.ndarray:
-    """A muted colour with a grating and coarse noise, (side, side, 3)."""
+    """Draw a muted colour with a grating and coarse noise, (side, side, 3)."""
     y, x = np.mgrid[:side, :side] / side
     angle, frequency = rng.uniform(0, np.pi), rng.uniform(2, 12)
     grating = np.sin(2 * np.pi * frequency * (x * np.cos(angle) + y * np.sin(angle)))
@@ -117,7 +115,7 @@ def _background(rng: np.random.Generator, side: int) -> np.ndarray:
 
 
 def _shape_mask(rng: np.random.Generator, label: int, side: int) -> np.ndarray:
-    """A turned shape of random size and place as a boolean mask (side, side), at least half of it inside."""
+    """Draw a turned shape of random size and place as a boolean mask (side, side), at least half of it inside."""
     low, high = SIZES[rng.integers(len(SIZES))]
     width, height = rng.uniform(low, high, 2) * side
     centre = rng.uniform(0.15, 0.85, 2) * side
@@ -137,7 +135,7 @@ def _shape_mask(rng: np.random.Generator, label: int, side: int) -> np.ndarray:
 
 
 def _box_and_area(mask: np.ndarray) -> tuple[list[float], float]:
-    """xywh and area of a mask at SUPERSAMPLE times the resolution, in pixels of the image."""
+    """Measure xywh and area of a mask at SUPERSAMPLE times the resolution, in pixels of the image."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     x, y = columns[0] / SUPERSAMPLE, rows[0] / SUPERSAMPLE
     width, height = (columns[-1] + 1) / SUPERSAMPLE - x, (rows[-1] + 1) / SUPERSAMPLE - y

@@ -1,4 +1,4 @@
-"""Augmentation (facebookresearch/detr, datasets/coco.py) on torchvision.transforms.v2."""
+"""Augmentation (facebookresearch/detr, datasets/coco.py) on torchvision.transforms.v2, and normalisation."""
 
 from typing import Any
 
@@ -9,12 +9,28 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as TF
 
 from detr.config import DataConfig
+from detr.extensions import call
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
-def build_transform(config: DataConfig, train: bool) -> v2.Compose:
-    """From a uint8 image and pixel boxes to a uint8 image and boxes as cxcywh in 0..1; the batch is normalised later.
+def build_transform(config: DataConfig, train: bool) -> v2.Transform:
+    """Build the way from a uint8 image and pixel boxes to a uint8 image and boxes as cxcywh in 0..1.
+
+    The batch is normalised later, where the model is.
+    """
+    if not train:
+        spatial: Any = ResizeShortestSide([config.image_size], config.max_size)
+    elif config.transform:
+        own = call("data.transform", config.transform, config)
+        spatial = v2.Compose([own, ClampBoxes()])
+    else:
+        spatial = augmentation(config)
+    return v2.Compose([spatial, NormalizeBoxes()])
+
+
+def augmentation(config: DataConfig) -> v2.Transform:
+    """Build data.augmentation, from a uint8 image and pixel boxes to the same at the sizes of training.
 
     At image_size=800, max_size=1333 "official" is the published augmentation; other sizes scale all its lengths alike.
     """
@@ -23,21 +39,22 @@ def build_transform(config: DataConfig, train: bool) -> v2.Compose:
         return [max(1, round(length * config.image_size / 800)) for length in lengths]
 
     resize = ResizeShortestSide([config.image_size], config.max_size)
-    if not train or config.augmentation == "none":
-        return v2.Compose([resize, NormalizeBoxes()])
+    if config.augmentation == "none":
+        return resize
     if config.augmentation == "light":
         crop = v2.RandomApply([RandomSizeCrop(*scaled(600, 800))], p=0.5)
-        return v2.Compose([v2.RandomHorizontalFlip(), resize, crop, resize, NormalizeBoxes()])
+        return v2.Compose([v2.RandomHorizontalFlip(), resize, crop, resize])
     multi_scale = ResizeShortestSide(scaled(*range(480, 801, 32)), config.max_size)
     # The official code sets no bound here: an image of 1 x N pixels would become one of 600 x 600 N.
     before_crop = ResizeShortestSide(scaled(400, 500, 600), max_size=16 * config.image_size)
-    crop = [before_crop, RandomSizeCrop(*scaled(384, 600)), multi_scale]
-    return v2.Compose([v2.RandomHorizontalFlip(), v2.RandomChoice([multi_scale, v2.Compose(crop)]), NormalizeBoxes()])
+    cropped = v2.Compose([before_crop, RandomSizeCrop(*scaled(384, 600)), multi_scale])
+    return v2.Compose([v2.RandomHorizontalFlip(), v2.RandomChoice([multi_scale, cropped])])
 
 
 def normalize(images: Tensor, padding_mask: Tensor) -> Tensor:
-    """uint8 images to float32 of ImageNet's mean 0 and deviation 1; padding stays 0. Until then an image takes a
-    quarter of the memory on its way through augmentation, processes and buses.
+    """Convert uint8 images to the model's input: float32 of ImageNet's mean 0 and deviation 1; padding stays 0.
+
+    Until then an image takes a quarter of the memory on its way through augmentation, processes and buses.
 
     images:        (B, 3, H, W), 0 on padding
     padding_mask:  (B, H, W), True on padding, which is right of the image and below it
@@ -74,7 +91,7 @@ class ResizeShortestSide(v2.Transform):
 
 
 def target_size(height: int, width: int, size: int, max_size: int | None) -> tuple[int, int]:
-    """(height, width) with the shorter side at `size`, unless the longer would pass `max_size`; at least 1 pixel."""
+    """Compute (height, width) with the shorter side at `size`, or the longer at `max_size` if that is less."""
     short, long = min(height, width), max(height, width)
     if max_size is not None and long / short * size > max_size:
         size = max(1, round(max_size * short / long))
@@ -97,18 +114,26 @@ class RandomSizeCrop(v2.Transform):
         width, height = self._draw(full_width), self._draw(full_height)
         top = int(torch.randint(full_height - height + 1, ()))
         left = int(torch.randint(full_width - width + 1, ()))
-        boxes = TF.clamp_bounding_boxes(TF.crop(target["boxes"], top, left, height, width))
-        keep = (boxes[:, 2:] > boxes[:, :2]).all(1)
-        cropped = {**target, "boxes": tv_tensors.wrap(boxes[keep], like=boxes), "labels": target["labels"][keep]}
-        return TF.crop(image, top, left, height, width), cropped
+        cropped = {**target, "boxes": TF.crop(target["boxes"], top, left, height, width)}
+        return ClampBoxes()(TF.crop(image, top, left, height, width), cropped)
 
     def _draw(self, length: int) -> int:
         low, high = min(self.min_size, length), min(self.max_size, length)
         return int(torch.randint(low, high + 1, ()))
 
 
+class ClampBoxes(v2.Transform):
+    """Clamp boxes to the image, and drop those without area in it."""
+
+    def forward(self, image: Tensor, target: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
+        """Clamp the boxes of the target."""
+        boxes = TF.clamp_bounding_boxes(target["boxes"])
+        keep = (boxes[:, 2:] > boxes[:, :2]).all(1)
+        return image, {**target, "boxes": tv_tensors.wrap(boxes[keep], like=boxes), "labels": target["labels"][keep]}
+
+
 class NormalizeBoxes(v2.Transform):
-    """Pixel xyxy to cxcywh in units of the image's width and height, as plain tensors."""
+    """Convert pixel xyxy to cxcywh in units of the image's width and height, as plain tensors."""
 
     def forward(self, image: Tensor, target: dict[str, Any]) -> tuple[Tensor, dict[str, Any]]:
         """Convert the boxes of the target."""

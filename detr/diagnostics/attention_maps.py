@@ -1,4 +1,4 @@
-"""Where detections come from: the decoder's attention to the image, kept for the best detections of a few images."""
+"""Sources of detections: the decoder's attention to the image, kept for the best detections of a few images."""
 
 import json
 import math
@@ -34,11 +34,11 @@ class AttentionMaps:
         number = len(self.images)
         self.tensors[f"{number}.weights"] = weights.mean(0)[query].half().cpu().contiguous()  # (K, h, w)
         self.tensors[f"{number}.query"] = query.short().cpu()  # (K,) as in predictions.json, best first
-        self.tensors[f"{number}.extent"] = map_extent(weights.shape[-2:], padding_mask)
+        self.tensors[f"{number}.extent"] = map_extent((weights.shape[-2], weights.shape[-1]), padding_mask)
         self.images.append(image_id)
 
     def extend(self, later: "AttentionMaps") -> None:
-        """Add another one's images behind these, up to MAX_IMAGES."""
+        """Append another process's images, up to MAX_IMAGES."""
         for number, image_id in enumerate(later.images[: MAX_IMAGES - len(self.images)]):
             for name in ("weights", "query", "extent"):
                 self.tensors[f"{len(self.images)}.{name}"] = later.tensors[f"{number}.{name}"]
@@ -59,8 +59,9 @@ class AttentionMaps:
 
 
 def map_extent(size: tuple[int, int], padding_mask: Tensor) -> Tensor:
-    """Height and width of a feature map (h, w) in units of the unpadded image's, (2,): at least 1, as the padded image
-    is at least as large and its last cells may hang over.
+    """Measure height and width of a feature map (h, w) in units of the unpadded image's, (2,).
+
+    Both are at least 1, as the padded image is at least as large and its last cells may hang over.
 
     padding_mask:  (H, W), True on padding
     """

@@ -1,7 +1,7 @@
 """Signals that explain why a run went as it did: one small formula each, explained in docs/diagnostics.md.
 
-Here are the formulas; `validation_watch` applies them to a validation pass, `train` to its steps. None of them draws a
-random number or touches a gradient, so a run with diagnostics ends in the same weights as one without.
+`diagnostics.watch` applies them to a validation pass, `step` to the optimiser's steps. None of them draws a random
+number or touches a gradient, so a run with diagnostics ends in the same weights as one without.
 """
 
 import math
@@ -20,12 +20,12 @@ DUPLICATE_IOU = 0.5  # two boxes of one class that overlap by more show the same
 
 
 def copy_weights(optimizer: Optimizer) -> list[list[Tensor]]:
-    """Copies of the parameters, group by group."""
+    """Copy the parameters, group by group."""
     return [[p.detach().clone() for p in group["params"]] for group in optimizer.param_groups]
 
 
 def update_ratios(optimizer: Optimizer, before: list[list[Tensor]]) -> dict[str, float]:
-    """norm(weights - before) / norm(before) over all parameters of a group, as "update_ratio_<group>".
+    """Compute norm(weights - before) / norm(before) over all parameters of a group, as "update_ratio_<group>".
 
     A group without parameters, or whose weights were all 0, has no ratio.
     """
@@ -43,7 +43,7 @@ def _norm(tensors: list[Tensor]) -> float:
 
 
 def gradient_norms(norms: list[float]) -> dict[str, float]:
-    """log10 of median and 95th percentile of the gradient norms before clipping; nothing without norms above 0."""
+    """Compute log10 of median and 95th percentile of the norms before clipping; nothing without norms above 0."""
     if not norms:
         return {}
     median, high = torch.tensor(norms, dtype=torch.float64).quantile(torch.tensor([0.5, 0.95]).double()).tolist()
@@ -55,7 +55,7 @@ def gradient_norms(norms: list[float]) -> dict[str, float]:
 
 
 def attention_entropy(weights: Tensor, padding_mask: Tensor) -> Tensor:
-    """How widely the queries look: 1 for the same weight on every valid token, 0 for all weight on one.
+    """Measure how widely the queries look: 1 for the same weight on every valid token, 0 for all weight on one.
 
     weights:       (B, heads, Q, T), summing to 1 over T and 0 on padding
     padding_mask:  (B, T), True on padding
@@ -66,7 +66,7 @@ def attention_entropy(weights: Tensor, padding_mask: Tensor) -> Tensor:
 
 
 def assigned_targets(matches: list[list[Match]], num_queries: int) -> Tensor:
-    """Matches of L layers and B images -> (L, B, Q) int16: index of the query's object in its image, or -1."""
+    """Convert matches of L layers and B images to (L, B, Q) int16: index of the query's object in its image, or -1."""
     assigned = torch.full((len(matches), len(matches[0]), num_queries), -1, dtype=torch.int16)
     for layer, images in enumerate(matches):
         for image, (query, target) in enumerate(images):
@@ -75,7 +75,7 @@ def assigned_targets(matches: list[list[Match]], num_queries: int) -> Tensor:
 
 
 def instability(before: Tensor, after: Tensor) -> Tensor:
-    """Queries per image whose object changed (Li et al., 2022, DN-DETR, section 3.1).
+    """Count the queries per image whose object changed (Li et al., 2022, DN-DETR, section 3.1).
 
     before, after:  (..., N, Q), the object's index or -1
     returns         (...), the mean over N images; an object that goes from one query to another counts twice
@@ -87,7 +87,7 @@ def instability(before: Tensor, after: Tensor) -> Tensor:
 
 
 def duplicates(scores: Tensor, labels: Tensor, boxes: Tensor) -> tuple[int, int]:
-    """Detections above DUPLICATE_SCORE, and those among them that a better one of their class and image overlaps.
+    """Count detections above DUPLICATE_SCORE, and those that a better one of their class and image overlaps.
 
     scores, labels:  (B, Q)
     boxes:           (B, Q, 4) xyxy, pixels or fractions of the image alike
@@ -123,7 +123,7 @@ class Variance:
         self.squares = self.squares + values.square().sum(0)
 
     def merge(self, other: "Variance") -> None:
-        """Add the values that another one was given."""
+        """Add the values of another one."""
         self.count, self.sum, self.squares = (
             self.count + other.count, self.sum + other.sum, self.squares + other.squares
         )  # fmt: skip
@@ -140,7 +140,7 @@ class Variance:
 
 
 def prediction_variance(boxes: Variance, classes: Variance, objects: Variance) -> dict[str, float]:
-    """How much the predictions of one query differ from image to image; both 0 when every image gets the same.
+    """Measure how much the predictions of one query differ from image to image; both 0 when every image gets the same.
 
     boxes:    of (Q, 4) cxcywh in 0..1, in units of the variance of the `objects` (4,) of the set: 1 varies like them
     classes:  of (Q, C + 1) probabilities, in units of their largest variance at the same mean, that of sure decisions
@@ -156,5 +156,5 @@ def prediction_variance(boxes: Variance, classes: Variance, objects: Variance) -
 
 
 def as_metrics(values: Mapping[str, float]) -> dict[str, float]:
-    """Named for a record. A signal that is undefined here, or not finite, is left out."""
+    """Name the signals for a record. One that is not finite is left out."""
     return {f"diagnostics/{name}": value for name, value in values.items() if math.isfinite(value)}

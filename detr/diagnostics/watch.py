@@ -1,5 +1,9 @@
-"""Diagnostics of a validation pass, gathered from the outputs that it computes anyway."""
+"""Diagnostics of a validation pass, gathered from the outputs that it computes anyway.
 
+The outputs alone are needed. Signals of parts that a model does not have, such as a decoder's attention, are left out.
+"""
+
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any
 
@@ -27,8 +31,20 @@ from detr.postprocess import postprocess
 PROBE_SEED = 0  # not the run's: all arms and seeds of an ablation look at the same images
 
 
+def attention_to_image(model: nn.Module) -> Iterator[tuple[int, Any]]:
+    """Find the decoder layers' attention to the image, by layer, as far as it is a distribution over all tokens.
+
+    Sparse attention is none, and a user's model may have no decoder.
+    """
+    decoder = getattr(getattr(model, "transformer", None), "decoder", None)
+    for i, layer in enumerate(getattr(decoder, "layers", ())):
+        attention = getattr(layer, "multihead_attn", None)
+        if hasattr(attention, "weights"):
+            yield i, attention
+
+
 class ValidationWatch:
-    """To be called with every batch of a validation pass and the model's outputs, and asked for `signals` after it.
+    """Observer of a validation pass: called with every batch and the model's outputs, asked for `signals` after it.
 
     A context manager: inside the block it sees the inputs of the decoder's attention to the image, whose weights the
     fused kernel does not give, and computes them again for the probe images. Matchings cover all validation images.
@@ -43,9 +59,10 @@ class ValidationWatch:
         chosen = torch.randperm(len(dataset), generator=generator)[:probe_images].tolist()
         self.probes = {dataset.images[i]["id"] for i in chosen}
         self.handles: list[RemovableHandle] = []
+        self.attention = dict(attention_to_image(model))  # by decoder layer
         self.attended: dict[int, tuple[Any, ...]] = {}  # decoder layer -> inputs of its attention to the image
         self.entropy: dict[int, list[Tensor]] = {}
-        self.maps = AttentionMaps(layer=len(model.transformer.decoder.layers) - 1)
+        self.maps = AttentionMaps(layer=max(self.attention, default=0))
         self.assigned: list[Tensor] = []  # (L, B, Q) of each batch
         self.no_object: list[Tensor] = []  # (B, Q) of each batch
         self.detections = self.duplicates = 0
@@ -53,13 +70,12 @@ class ValidationWatch:
         self.layers: list[list[tuple[int, dict[str, Tensor]]]] = []  # layer -> image id and results
 
     def __enter__(self) -> "ValidationWatch":
-        for i, layer in enumerate(self.model.transformer.decoder.layers):
-            if hasattr(layer.multihead_attn, "weights"):  # sparse attention has no distribution over all tokens
+        for i, attention in self.attention.items():
 
-                def keep(_module: nn.Module, inputs: tuple[Any, ...], i: int = i) -> None:
-                    self.attended[i] = inputs
+            def keep(_module: nn.Module, inputs: tuple[Any, ...], i: int = i) -> None:
+                self.attended[i] = inputs
 
-                self.handles.append(layer.multihead_attn.register_forward_pre_hook(keep))
+            self.handles.append(attention.register_forward_pre_hook(keep))
         return self
 
     def __exit__(
@@ -69,11 +85,12 @@ class ValidationWatch:
             handle.remove()
 
     def __getstate__(self) -> dict[str, Any]:
-        """What it saw, for another process."""
-        return {k: v for k, v in vars(self).items() if k not in ("model", "matcher", "dataset", "handles", "attended")}
+        """Leave out what another process has itself, and keep what was seen."""
+        own = ("model", "matcher", "dataset", "handles", "attention", "attended")
+        return {k: v for k, v in vars(self).items() if k not in own}
 
     def extend(self, later: "ValidationWatch") -> None:
-        """Take in what another process saw of the images that follow those seen here."""
+        """Append another process's observations of the images that follow those seen here."""
         for layer, values in later.entropy.items():
             self.entropy.setdefault(layer, []).extend(values)
         self.maps.extend(later.maps)
@@ -89,7 +106,7 @@ class ValidationWatch:
 
     @torch.no_grad()
     def __call__(self, batch: Batch, outputs: dict[str, Any]) -> None:
-        """Take in a batch: its targets with image_id, size, labels and boxes, and what the model makes of it."""
+        """Take in a batch, whose targets have image_id, size, labels and boxes, and the model's outputs for it."""
         logits, boxes = stack_layers(outputs)
         matches = self.matcher.match_layers(logits, boxes, batch.targets)
         self.assigned.append(assigned_targets(matches, logits.shape[2]))
@@ -115,7 +132,7 @@ class ValidationWatch:
                 (size,), mask = memory.level_shapes, memory.padding_mask[rows]
                 queries = queries._replace(tokens=queries.tokens[rows], position=queries.position[rows])
                 memory = memory._replace(tokens=memory.tokens[rows], position=memory.position[rows], padding_mask=mask)
-                weights = self.model.transformer.decoder.layers[layer].multihead_attn.weights(queries, memory).float()
+                weights = self.attention[layer].weights(queries, memory).float()
                 self.entropy.setdefault(layer, []).append(attention_entropy(weights, mask).cpu())
                 if layer == self.maps.layer:
                     for i, maps in zip(rows, weights.unflatten(-1, size), strict=True):  # (heads, Q, h, w)
@@ -136,7 +153,7 @@ class ValidationWatch:
         return torch.cat([a[-1] for a in self.assigned])
 
     def signals(self, earlier: Tensor | None) -> dict[str, float]:
-        """All signals by name; `earlier` is the `matching` of the evaluation before, of the same images."""
+        """Compute all signals by name; `earlier` is the `matching` of the evaluation before, of the same images."""
         matching, no_object = self.matching, torch.cat(self.no_object).double()
         matched = matching >= 0
         found = {f"attention_entropy_{i}": torch.cat(x).nanmean().item() for i, x in self.entropy.items()}
@@ -153,7 +170,7 @@ class ValidationWatch:
         return found | prediction_variance(self.boxes, self.classes, self.objects)
 
     def layer_AP(self, config: EvaluationConfig, last_AP: float) -> dict[str, float]:
-        """COCO AP in 0..1 of each decoder layer, where `keep_layers`; `last_AP` is that of the last, known already."""
+        """Compute COCO AP in 0..1 of each decoder layer, if `keep_layers`; `last_AP` of the last is known already."""
         if not self.keep_layers or last_AP < 0:  # -1: no object to find
             return {}
         found = []

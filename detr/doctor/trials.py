@@ -11,22 +11,21 @@ import torch
 
 from detr.config import RunConfig
 from detr.data import CocoDetection
-from detr.data.batch import Batch, batches, collate
+from detr.data.batch import Batch, batches, pad_samples
 from detr.errors import InputError
 from detr.setup import Progress, Setup, prepare, train_loader
 from detr.step import NonFiniteLoss, train_step
 
 OVERFIT_IMAGES = 8
-OVERFIT_RATIO = (
-    0.4  # of the first loss: the bound; models that saw black images stayed at 0.65 to 0.75 (docs/doctor.md)
-)
+# Bound in units of the first loss: models that saw black images stayed at 0.65 to 0.75 (docs/doctor.md).
+OVERFIT_RATIO = 0.4
 SPEED_SECONDS = 3.0  # of measuring, for every figure
 WORTH_A_PROCESS = 1.05  # speed-up from which more workers are recommended
 
 
 @dataclass(frozen=True)
 class Overfit:
-    """The outcome of learning a few images by heart."""
+    """Outcome of learning a few images by heart."""
 
     images: int
     steps: int  # done
@@ -38,7 +37,7 @@ class Overfit:
 
     @property
     def rule(self) -> str:
-        """What decides."""
+        """State the rule that decides."""
         return f"the loss falls to {OVERFIT_RATIO:.0%} of the first one within {self.max_steps} steps"
 
     @property
@@ -67,7 +66,8 @@ def overfit(config: RunConfig, max_steps: int, lr: float, advance: Callable[[], 
     if not chosen:
         raise InputError(f"{setup.train_set.annotations}: no image has an object to learn")
     micro_batches = list(_micro_batches(setup.train_set, chosen, config.train.batch_size))
-    progress, losses, begin = Progress(), [], time.monotonic()
+    progress, begin = Progress(), time.monotonic()
+    losses: list[float] = []
     while len(losses) <= max_steps:  # the loss at index i is that after i steps
         try:
             losses.append(train_step(setup, progress, micro_batches)["train/loss"])
@@ -84,12 +84,12 @@ def overfit(config: RunConfig, max_steps: int, lr: float, advance: Callable[[], 
 
 def _micro_batches(dataset: CocoDetection, chosen: list[int], size: int) -> Iterator[Batch]:
     for first in range(0, len(chosen), size):
-        yield collate([dataset[0, index] for index in chosen[first : first + size]])
+        yield pad_samples([dataset[0, index] for index in chosen[first : first + size]])
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Images a second of loading and of computing, and what follows."""
+    """Images a second of loading and of computing, and the number of workers that follows."""
 
     loading: dict[int, float]  # by number of worker processes
     computing: float
@@ -98,7 +98,7 @@ class Speed:
 
     @property
     def limit(self) -> str:
-        """What sets the pace with the recommended workers."""
+        """Name the part that sets the pace with the recommended workers."""
         return "loading" if self.loading[self.num_workers] < self.computing else "computing"
 
 
@@ -119,7 +119,7 @@ def measure_speed(config: RunConfig, workers: int, seconds: float = SPEED_SECOND
 
 
 def _loading(setup: Setup, workers: int, seconds: float) -> float:
-    """Images a second, once the workers run and their queues are full."""
+    """Measure images a second, once the workers run and their queues are full."""
     config = setup.config
     endless = replace(setup, config=replace(config, data=replace(config.data, num_workers=workers)), num_steps=10**9)
     stream = batches(train_loader(endless, 0))
@@ -132,11 +132,12 @@ def _loading(setup: Setup, workers: int, seconds: float) -> float:
 
 
 def _computing(setup: Setup, seconds: float) -> float:
-    """Images a second of training steps on one batch that is there already, by the median step."""
+    """Measure images a second of training steps on one batch that is there already, by the median step."""
     config = setup.config.train
     stream = batches(train_loader(replace(setup, num_steps=1), 0))
     micro_batches = [next(stream) for _ in range(config.accumulate)]
-    progress, durations = Progress(), []
+    progress = Progress()
+    durations: list[float] = []
     train_step(setup, progress, micro_batches)  # the first one also allocates
     begin = time.perf_counter()
     while not durations or time.perf_counter() - begin < seconds:

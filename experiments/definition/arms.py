@@ -14,7 +14,7 @@ from detr.config import RunConfig
 from detr.config_io import flatten, to_dict
 from detr.data import split_paths
 from detr.errors import InputError
-from detr.schedule import parse_horizon
+from detr.horizon import parse_horizon
 from experiments.definition.ablation_file import (
     Factors,
     arm_name,
@@ -126,7 +126,7 @@ def identity(config: RunConfig) -> dict[str, Any]:
 
 def data_fingerprint(config: RunConfig) -> str:
     """Hash of both annotation files; of the drawing's settings where the scenes are drawn."""
-    if config.data.name == "shapes":
+    if config.data.name == "shapes" and not config.data.target:
         return digest({k: v for k, v in vars(config.data).items() if k.startswith("shapes_")})
     content = hashlib.sha256()
     for path, _ in (split_paths(config.data, "train"), split_paths(config.data, "val")):
@@ -140,7 +140,8 @@ def differs(a: RunConfig, b: RunConfig) -> dict[str, tuple[Any, Any]]:
     The seed is none of them, nor is the length of the published schedule where the horizon does not refer to it.
     """
     one, other = flatten(to_dict(a)), flatten(to_dict(b))
-    found = {key: (one[key], other[key]) for key in one if one[key] != other[key] and key != "seed"}
+    keys = dict.fromkeys([*one, *other])  # options of a user's own part need not be the same
+    found = {k: (one.get(k), other.get(k)) for k in keys if one.get(k) != other.get(k) and k != "seed"}
     if not any(parse_horizon(config.schedule.horizon).unit in ("full", "%") for config in (a, b)):
         found.pop("schedule.full_epochs", None)
     return found

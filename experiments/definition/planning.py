@@ -14,6 +14,7 @@ from rich.console import Console
 from detr.config import RunConfig
 from detr.config_io import to_dict
 from detr.data.batch import batches
+from detr.data.transforms import normalize
 from detr.evaluation import validation_loader
 from detr.setup import Progress, Setup, prepare, train_loader
 from detr.step import train_step
@@ -126,7 +127,7 @@ def evaluation_seconds(setup: Setup) -> float:
     done, started = 0, time.perf_counter()
     for batch in batches(loader):
         moved = batch.to(setup.device)
-        setup.criterion(setup.model(moved.images, moved.padding_mask), moved.targets)
+        setup.criterion(setup.model(normalize(moved.images, moved.padding_mask), moved.padding_mask), moved.targets)
         done += 1
         if time.perf_counter() - started > MEASURED_SECONDS / 2:
             break

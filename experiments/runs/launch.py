@@ -3,19 +3,15 @@
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import track
 
-from detr.checkpoint import load_official, read_weights
-from detr.classification import build_classification
 from detr.config import RunConfig
 from detr.data import CocoDetection, open_split, split_paths
 from detr.evaluation import coco_classes
-from detr.models import build_model
-from detr.setup import check_compiler, choose_device
+from detr.setup import build_detector, check_compiler, choose_device, prepare
 from experiments.definition.arms import Ablation, expand, plan
 from experiments.definition.planning import show_plan
 from experiments.folders.files import Folder, write_json
@@ -92,15 +88,15 @@ def preflight(configs: list[RunConfig], store: Store, launcher: Launcher, consol
         if data.verify_images:
             verify_once(dataset, store.run_root / "verified", console)
     for config in configs:
+        if launcher.here and config.own_parts:
+            prepare(config)  # tries them
+            continue
         if launcher.here:
             device = choose_device(config.train.device)
             if config.train.compile:
                 check_compiler(device)
             coco_classes(config.evaluation.backend)
-        num_classes = config.model.num_classes or dataset.num_classes
-        model = build_model(replace(config.model, num_classes=num_classes), build_classification(config.loss))
-        if config.model.init_from:
-            load_official(model, read_weights(config.model.init_from))
+        build_detector(config, config.model.num_classes or dataset.num_classes)
 
 
 def verify_once(dataset: CocoDetection, folder: Path, console: Console) -> None:

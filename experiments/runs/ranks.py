@@ -6,7 +6,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-from detr.distributed import Peers, join, launched
+from detr.distributed import broadcast, is_rank_zero, launched, process_group, world_size
 from detr.errors import InputError
 from detr.step import NonFiniteLoss
 from detr.train import train
@@ -22,20 +22,20 @@ def lead(main: Callable[[], int]) -> int:
     """Run `main` in the first of the processes that were started together, and in this one where there are no others;
     returns its exit code.
     """
-    if Peers.current().size > 1:  # met already: a run within the command that runs it
+    if world_size() > 1:  # met already: a run within the command that runs it
         return main()
-    with join() as peers:
-        if not peers.first:
-            return assist(peers)
+    with process_group():
+        if not is_rank_zero():
+            return assist()
         code = main()
-        peers.tell(None)
+        broadcast(None)
         return code
 
 
-def assist(peers: Peers) -> int:
+def assist() -> int:
     """Train every run that the first process trains, until it has no more. Signals are for that one to answer."""
     with Stop().listen():
-        while (path := peers.tell(None)) is not None:
+        while (path := broadcast(None)) is not None:
             with suppress(InputError, NonFiniteLoss):  # the first process meets the same, and says so
                 for _ in train(RunDirectory(Path(path)).config, Path(path)):
                     pass

@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 
 from detr.data import open_split
-from detr.distributed import LostProcess, Peers, launched
+from detr.distributed import LostProcess, broadcast, launched, world_size
 from detr.errors import InputError
 from detr.inference.draw import draw_samples
 from detr.step import NonFiniteLoss
@@ -87,10 +87,9 @@ def execute(
 
 def outcome(directory: RunDirectory, follow: Callable[[Iterator[Record]], str]) -> tuple[str, str, bool]:
     """Train the run; its state and error, and whether all its processes ended it at the same point."""
-    peers = Peers.current()
-    alone = peers.size == 1
+    alone = world_size() == 1
     try:
-        peers.tell(str(directory.path))
+        broadcast(str(directory.path))
         with closing(directory.train()) as records:
             state = follow(records)
         if state == "finished":
@@ -125,7 +124,8 @@ def draw_detections(directory: RunDirectory) -> None:
 def discard_weights(directory: RunDirectory) -> None:
     """Remove checkpoints and weights."""
     shutil.rmtree(directory.path / "checkpoints", ignore_errors=True)
-    (directory.path / "best.safetensors").unlink(missing_ok=True)
+    for path in directory.path.glob("best*.safetensors"):
+        path.unlink()
 
 
 def main(arguments: list[str]) -> int:
@@ -152,7 +152,7 @@ def main(arguments: list[str]) -> int:
         print(f"error: {explain(error)}", file=sys.stderr)
         return 1
     except LostProcess as loss:
-        if Peers.current().size > 1:  # the command is one of the run's processes, and can do nothing more either
+        if world_size() > 1:  # the command is one of the run's processes, and can do nothing more either
             raise
         print(f"stopped: {loss}", file=sys.stderr)
         return EXIT_CODES["stopped"]

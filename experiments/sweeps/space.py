@@ -14,7 +14,7 @@ from optuna.trial import Trial
 from detr.config import RunConfig
 from detr.config_io import flatten, to_dict
 from detr.errors import InputError, alternatives
-from detr.schedule import parse_horizon
+from detr.horizon import parse_horizon
 from experiments.definition.compose import compose, override_key, run_config
 
 FORMS = ("float", "int", "choices")

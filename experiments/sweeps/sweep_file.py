@@ -28,7 +28,7 @@ from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 from detr.errors import InputError
-from detr.schedule import parse_horizon
+from detr.horizon import parse_horizon
 from experiments.definition.ablation_file import check_named
 from experiments.definition.arms import read_plan_only, read_seeds, read_workers
 from experiments.definition.compose import compose, override_key

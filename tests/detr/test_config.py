@@ -7,7 +7,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from detr.config import DataConfig, EvaluationConfig, ModelConfig, OptimConfig, RunConfig, ScheduleConfig, TrainConfig
+from detr.config import (
+    DataConfig,
+    EvaluationConfig,
+    GroupRule,
+    ModelConfig,
+    OptimConfig,
+    RunConfig,
+    ScheduleConfig,
+    TrainConfig,
+)
 from detr.config_io import flatten, from_dict, to_dict
 from detr.errors import InputError
 
@@ -24,6 +33,11 @@ def test_defaults_are_the_official_recipe():
 def test_round_trip_through_json():
     run = RunConfig(
         model=ModelConfig(backbone="small", pretrained=False, num_classes=None),
+        optim=OptimConfig(
+            groups=(GroupRule("norm", weight_decay=0.0), GroupRule("x", lr_ratio=2.0, name="y")),
+            target="torch.optim:SGD",
+            options={"momentum": 0.9, "nested": {"a": [1]}},
+        ),
         evaluation=EvaluationConfig(area_limits=(10.0, 20.0)),
         seed=3,
     )
@@ -73,6 +87,9 @@ def test_whole_numbers_are_floats_where_asked_for():
         ({"evaluation": {"area_limits": [1.0]}}, r"evaluation.area_limits=\[1.0\]: must be a list of 2 numbers"),
         ({"evaluation": {"area_limits": [1.0, "2"]}}, "evaluation.area_limits='2': must be float"),
         ({"seed": None}, "seed=None: must be int"),
+        ({"optim": {"groups": {"a": 1}}}, r"optim.groups=.*: must be a list, not dict"),
+        ({"optim": {"groups": [{"patern": "a"}]}}, r"unknown setting optim.groups\[0\].patern: did you mean"),
+        ({"model": {"options": 3}}, "model.options=3: must be a group of settings or null, not int"),
     ],
 )
 def test_wrong_keys_and_types_are_named(values, named):
@@ -104,6 +121,10 @@ def test_wrong_keys_and_types_are_named(values, named):
         (lambda: EvaluationConfig(backend="torchmetrics"), "evaluation.backend='torchmetrics'.*faster-coco-eval"),
         (lambda: EvaluationConfig(area_limits=(5.0, 5.0)), "evaluation.area_limits"),
         (lambda: RunConfig(seed=-1), "seed=-1"),
+        (lambda: ModelConfig(target="my.net.build"), "model.target='my.net.build': write package.module:name"),
+        (lambda: EvaluationConfig(extra="metric"), "evaluation.extra='metric': write package.module:name"),
+        (lambda: OptimConfig(options={"a": 1}), r"optim.options=.*belongs to optim.target, which is not set"),
+        (lambda: TrainConfig(ema=1.0), r"train.ema=1.0: must be in \[0, 1\)"),
     ],
 )
 def test_impossible_values_are_named(build, named):

@@ -19,7 +19,7 @@ from detr.config import RunConfig, TrainConfig
 from detr.config_io import to_dict
 from detr.data.batch import collate
 from detr.data.sampler import StreamSampler
-from detr.distributed import Peers
+from detr.distributed import shard
 from detr.errors import InputError
 from detr.setup import Progress, prepare
 from detr.step import train_step
@@ -92,7 +92,7 @@ def two(tmp_path_factory, tiny_run_in):
     # Of 5 images in batches of 2 one process predicts 2 and the other 3.
     scenarios["run"] = tiny_run(
         data=drawn,
-        train={"accumulate": 4, "num_processes": 2, "update_ratio_steps": 2},
+        train={"accumulate": 4, "num_processes": 2, "update_ratio_steps": 2, "ema": 0.9},
         schedule={"horizon": "6 steps"},
         evaluation={"batch_size": 2},
     )
@@ -195,11 +195,11 @@ def test_a_lost_process_ends_the_run_where_it_can_go_on(lost, name, reason):
 
 @given(st.integers(1, 4), st.integers(1, 4), st.integers(1, 30), st.integers(0, 9))
 def test_the_processes_of_a_step_see_what_one_would(size, times, num_images, first_step):
-    def keys(peers: Peers) -> list:
-        return list(StreamSampler(num_images, 2, times * size, 0, first_step, first_step + 3, peers))
+    def keys(rank: int, world_size: int) -> list:
+        return list(StreamSampler(num_images, 2, times * size, 0, first_step, first_step + 3, rank, world_size))
 
-    shares = [keys(Peers(rank, size)) for rank in range(size)]
-    whole = keys(Peers())
+    shares = [keys(rank, size) for rank in range(size)]
+    whole = keys(0, 1)
     for step in range(3):
         together = [key for share in shares for key in share[step * times : (step + 1) * times]]
         assert together == whole[step * times * size : (step + 1) * times * size]
@@ -207,7 +207,7 @@ def test_the_processes_of_a_step_see_what_one_would(size, times, num_images, fir
 
 @given(st.integers(0, 30), st.integers(1, 8))
 def test_shares_are_the_whole_and_equal_but_for_one(count, size):
-    shares = [Peers(rank, size).share(range(count)) for rank in range(size)]
+    shares = [shard(range(count), rank, size) for rank in range(size)]
     assert [i for share in shares for i in share] == list(range(count))
     assert max(map(len, shares)) - min(map(len, shares)) <= 1
 

@@ -12,7 +12,8 @@ from detr.data.batch import collate
 from detr.errors import InputError
 from detr.models import build_model
 from detr.optim import clip_gradients
-from detr.precision import seed_dropout, set_tf32
+from detr.precision import set_tf32
+from detr.seeds import seed_dropout
 from detr.setup import Progress, Setup, prepare
 from detr.step import NonFiniteLoss, train_step
 from detr.train import train

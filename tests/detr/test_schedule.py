@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from detr.config import ScheduleConfig
 from detr.errors import InputError
-from detr.schedule import lr_factor, parse_horizon
+from detr.horizon import parse_horizon
+from detr.schedule import lr_factor
 
 OFFICIAL = ScheduleConfig(shape="step")
 ABBREVIATED = ScheduleConfig(shape="warmup_cosine", full_epochs=100)

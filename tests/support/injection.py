@@ -15,6 +15,7 @@ import torch
 
 import detr.checkpoint
 import detr.train
+import detr.validation
 from detr.criterion import SetCriterion
 from experiments.runs.worker import main
 
@@ -25,8 +26,8 @@ PROCESSES.set_forkserver_preload(
 
 PLACES = {
     "micro-batch": (SetCriterion, "total"),  # once a micro-batch, and once a batch of a validation
-    "record": (detr.train, "record"),  # of each record, before it is written
-    "validation": (detr.train, "evaluate_coco"),
+    "record": (detr.train, "Record"),  # of each record, before it is written
+    "validation": (detr.validation, "evaluate_coco"),
     "flush": (detr.checkpoint, "_flush"),  # of each file and folder of a checkpoint, and of the best weights
     "clean-up": (detr.checkpoint, "checkpoints"),  # after a checkpoint was renamed
 }

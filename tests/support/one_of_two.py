@@ -17,7 +17,7 @@ import torch
 
 from detr.config import RunConfig
 from detr.config_io import from_dict
-from detr.distributed import LostProcess, join
+from detr.distributed import LostProcess, is_rank_zero, process_group, rank, shard, world_size
 from detr.errors import InputError
 from detr.setup import Progress, prepare
 from detr.step import NonFiniteLoss, train_step
@@ -29,7 +29,7 @@ torch.set_num_threads(1)
 def step(config: RunConfig, folder: Path) -> dict[str, Any]:
     """One step on this process' share of the micro-batches that the test made."""
     setup = prepare(config)
-    micro_batches = setup.peers.share(torch.load(folder / "micro_batches.pt", weights_only=False))
+    micro_batches = shard(torch.load(folder / "micro_batches.pt", weights_only=False), rank(), world_size())
     gradient: dict[str, torch.Tensor] = {}
     setup.optimizer.register_step_pre_hook(
         lambda *_: gradient.update({name: p.grad.clone() for name, p in setup.model.named_parameters()})
@@ -62,7 +62,7 @@ def loss(how: signal.Signals) -> Callable[[RunConfig, Path], dict[str, Any]]:
     def lose(config: RunConfig, folder: Path) -> dict[str, Any]:
         session = train(config, folder)
         list(itertools.islice(session, 3))
-        if not session.gi_frame.f_locals["peers"].first:
+        if not is_rank_zero():
             os.kill(os.getpid(), how)
         try:
             list(session)
@@ -78,11 +78,11 @@ SCENARIOS = {
 }  # fmt: skip
 
 if __name__ == "__main__":
-    with join() as peers:
+    with process_group():
         for name in sys.argv[2:]:
             folder = Path(sys.argv[1], name)
             config = from_dict(RunConfig, json.loads((folder / "config.json").read_text()))
             found = SCENARIOS[name.partition("-")[0]](config, folder)
-            torch.save(found, folder / f"rank-{peers.rank}.pt")
+            torch.save(found, folder / f"rank-{rank()}.pt")
             if "killed" in name or "frozen" in name:
                 os._exit(0)  # there is nobody to take leave of

@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from detr.data.batch import batches, collate, pad_images
 from detr.data.sampler import GROUPED, GroupingSampler, StreamSampler
-from detr.distributed import Peers
 from detr.errors import InputError
 
 
@@ -114,5 +113,5 @@ def test_grouping_saves_most_of_the_padding_and_shuffles_what_it_grouped():
 def test_several_processes_share_the_grouped_micro_batches():
     arguments = (50, 2, 4, 0, 3, 20)
     whole = list(GroupingSampler(shape, *arguments))
-    parts = [list(GroupingSampler(shape, *arguments, Peers(rank, 2))) for rank in range(2)]
+    parts = [list(GroupingSampler(shape, *arguments, rank, 2)) for rank in range(2)]
     assert [keys for i in range(0, len(parts[0]), 2) for part in parts for keys in part[i : i + 2]] == whole

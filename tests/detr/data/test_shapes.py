@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from detr.config import DataConfig
-from detr.data import open_split
+from detr.data import open_split, split_paths
 from detr.data.shapes import CLASSES, draw_scene, write_shapes
 
 
@@ -26,38 +26,36 @@ def small_set(root: Path) -> DataConfig:
     )
 
 
-def contents(folder: str) -> dict[str, bytes]:
-    return {str(p.relative_to(folder)): p.read_bytes() for p in Path(folder).rglob("*") if p.is_file()}
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
 
 
 def test_written_once_and_the_same_each_time(tmp_path):
     first, second = write_shapes(small_set(tmp_path / "a")), write_shapes(small_set(tmp_path / "b"))
-    assert contents(first.root) == contents(second.root)
-    assert len(contents(first.root)) == 5 + 2 + 2
-    times = {p: p.stat().st_mtime_ns for p in Path(first.root).rglob("*")}
+    assert contents(first) == contents(second)
+    assert len(contents(first)) == 5 + 2 + 2
+    times = {p: p.stat().st_mtime_ns for p in first.rglob("*")}
     assert write_shapes(small_set(tmp_path / "a")) == first
-    assert {p: p.stat().st_mtime_ns for p in Path(first.root).rglob("*")} == times
+    assert {p: p.stat().st_mtime_ns for p in first.rglob("*")} == times
 
 
 def test_settings_and_splits_differ(tmp_path):
     first = write_shapes(small_set(tmp_path))
     other = write_shapes(replace(small_set(tmp_path), shapes_seed=1))
-    assert first.root != other.root
-    pictures = {
-        content for folder in (first.root, other.root) for name, content in contents(folder).items() if "png" in name
-    }
+    assert first != other
+    pictures = {content for folder in (first, other) for name, content in contents(folder).items() if "png" in name}
     assert len(pictures) == 14
 
 
-def _write(root: Path) -> str:
-    return write_shapes(small_set(root)).root
+def _write(root: Path) -> Path:
+    return write_shapes(small_set(root))
 
 
 def test_several_runs_may_write_it_at_once(tmp_path):
     with get_context("fork").Pool(4) as pool:
         roots = pool.map(_write, [tmp_path] * 4, chunksize=1)
     assert len(set(roots)) == 1
-    assert [p.name for p in tmp_path.iterdir()] == [Path(roots[0]).name]
+    assert [p.name for p in tmp_path.iterdir()] == [roots[0].name]
 
 
 def test_an_interrupted_writing_leaves_nothing_that_passes_for_complete(tmp_path, monkeypatch):
@@ -116,7 +114,7 @@ def test_objects_can_be_seen():
 
 
 def test_annotation_file_is_plain_coco(tmp_path):
-    config = write_shapes(small_set(tmp_path))
-    content = json.loads((Path(config.root) / config.train_annotations).read_text())
+    annotations, _ = split_paths(small_set(tmp_path), "train")
+    content = json.loads(annotations.read_text())
     assert {c["id"] for c in content["categories"]} == {1, 2, 3}
     assert content["annotations"][0].keys() == {"id", "image_id", "category_id", "bbox", "area", "iscrowd"}

@@ -8,6 +8,7 @@ from safetensors import safe_open
 
 from detr.checkpoint import checkpoints, load_checkpoint
 from detr.data.batch import collate
+from detr.data.transforms import normalize
 from detr.diagnostics.attention_maps import MAX_IMAGES, MAX_QUERIES, AttentionMaps, map_extent
 from detr.setup import prepare
 from detr.train import train
@@ -70,8 +71,9 @@ def test_maps_of_a_run_are_the_weights_of_its_last_model(tiny_run, tmp_path):
         images = json.loads(file.metadata()["images"])
         assert len(images) == 2
         for number, image_id in enumerate(images):
+            batch = collate([samples[image_id]])
             with torch.no_grad():
-                setup.model(*collate([samples[image_id]]).to(setup.device)[:2])
+                setup.model(normalize(batch.images, batch.padding_mask), batch.padding_mask)
                 queries, memory = inputs[-1]
                 (size,) = memory.level_shapes
                 expected = attention.weights(queries, memory)[0].mean(0)  # (Q, T)

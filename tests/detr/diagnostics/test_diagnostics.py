@@ -13,6 +13,7 @@ from torch import nn
 from detr.checkpoint import checkpoints, load_checkpoint, read_weights
 from detr.config import EvaluationConfig, TrainConfig
 from detr.data.batch import Batch, collate, pad_images
+from detr.data.transforms import normalize
 from detr.diagnostics.formulas import (
     Variance,
     as_metrics,
@@ -238,7 +239,8 @@ def test_signals_of_a_pass_against_the_model_run_image_by_image(watched):
     matched, no_object, images = [], [], [setup.val_set[0, i] for i in range(3)]
     for image, target in images:
         with torch.no_grad():
-            outputs = setup.model.eval()(*collate([(image, target)]).to(setup.device)[:2])
+            images, mask, _ = collate([(image, target)])
+            outputs = setup.model.eval()(normalize(images, mask), mask)
         layers = [*outputs["aux_outputs"], outputs]
         rows = []
         for layer in layers:
@@ -273,7 +275,8 @@ def test_entropy_is_that_of_the_weights_which_the_probe_images_get(watched):
             attention = setup.model.transformer.decoder.layers[1].multihead_attn
             handle = attention.register_forward_pre_hook(lambda _m, args, inputs=inputs: inputs.append(args))
             with torch.no_grad():
-                setup.model.eval()(*collate([(image, target)]).to(setup.device)[:2])
+                images, mask, _ = collate([(image, target)])
+                setup.model.eval()(normalize(images, mask), mask)
                 weights = attention.weights(*inputs[0])
             handle.remove()
             expected.append(-(weights * weights.log()).sum(-1).mean().item() / math.log(weights.shape[-1]))

@@ -13,9 +13,9 @@ import torch
 import yaml
 from PIL import Image
 
-import detr.data.batch
 import detr.doctor.command
 import detr.doctor.trials
+import detr.step
 from detr.config import DataConfig, RunConfig
 from detr.config_io import to_dict
 from detr.data.coco import CocoDetection
@@ -297,7 +297,7 @@ def test_overfitting_passes_and_a_blind_model_fails(learnable, monkeypatch):
     assert result.passed and 0 < result.steps < 300
     assert result.images == 4 and result.loss_after < 0.4 * result.loss_before
 
-    monkeypatch.setattr(detr.data.batch, "normalize", lambda images, _mask: torch.zeros(images.shape))  # it is blind
+    monkeypatch.setattr(detr.step, "normalize", lambda images, _mask: torch.zeros(images.shape))  # it is blind
     result = overfit(learnable, 100, 3e-3)
     assert not result.passed and result.steps == 100
 

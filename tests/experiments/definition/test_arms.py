@@ -2,10 +2,12 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pandas as pd
 import pytest
 
+from detr.config import RunConfig
 from detr.errors import InputError
 from experiments.definition.arms import data_fingerprint, differs, expand, plan, varied
 from experiments.definition.compose import options
@@ -93,6 +95,13 @@ def test_what_differs_is_named_by_settings():
     }  # fmt: skip
     found = varied(list(arms.values()))
     assert set(found["recipe=official,clip=0.1"]) == {"model.norm", "optim.lr", "optim.clip_norm", "schedule.shape"}
+
+
+def test_options_of_own_parts_may_differ_in_their_names():
+    run = RunConfig()
+    one, other = (replace(run, optim=replace(run.optim, target="torch.optim:SGD", options=o)) for o in (None, {"a": 1}))
+    assert differs(one, other) == {"optim.options.a": (None, 1)}
+    assert differs(run, one) == {"optim.target": (None, "torch.optim:SGD")}
 
 
 def test_the_published_length_differs_only_where_the_horizon_refers_to_it():
