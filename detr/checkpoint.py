@@ -31,7 +31,7 @@ UNFINISHED, DAMAGED = ".unfinished", ".damaged"
 
 
 class DamagedCheckpoint(RuntimeError):
-    """A checkpoint is not what was written; the message names file and fault."""
+    """A checkpoint differs from what was written; the message names file and fault."""
 
 
 def save_checkpoint(folder: Path, step: int, model: nn.Module, state: dict[str, Any]) -> Path:

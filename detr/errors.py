@@ -1,4 +1,4 @@
-"""Errors that are not ours."""
+"""Errors of the user's input."""
 
 from collections.abc import Collection
 from difflib import get_close_matches
@@ -9,7 +9,7 @@ class InputError(ValueError):
 
 
 def alternatives(value: object, known: Collection[str]) -> str:
-    """The end of a message on a value that is none of the known ones: the nearest of them, if any is near, and all."""
+    """End a message on a value that is none of the known ones: name the nearest, if any is near, and all."""
     close = get_close_matches(str(value), known, n=1)
     start = f"did you mean {close[0]}? There" if close else "there"
     return f"{start} are {', '.join(known)}"

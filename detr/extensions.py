@@ -23,7 +23,7 @@ def load_object(setting: str, path: str) -> Callable[..., Any]:
             f"{setting}={path!r}: there is no module {error.name}; install it, or put its folder on PYTHONPATH"
         ) from None
     try:
-        found = getattr(module, name)
+        found: Callable[..., Any] = getattr(module, name)
     except AttributeError:
         raise InputError(f"{setting}={path!r}: {module.__file__} has no {name}") from None
     if not callable(found):

@@ -36,7 +36,7 @@ def optimizer_of(model: nn.Module, config: OptimConfig) -> Optimizer:
     groups = parameter_groups(model, rules, config.lr, config.weight_decay)
     if config.target is None:
         return _adamw(groups)
-    optimizer = call("optim.target", config.target, groups, **(config.options or {}))
+    optimizer: Optimizer = call("optim.target", config.target, groups, **(config.options or {}))
     for group in optimizer.param_groups:  # of an optimiser that made its own
         group.setdefault("name", MAIN)
         group.setdefault("initial_lr", group["lr"])

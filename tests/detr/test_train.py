@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 
-from detr.checkpoint import checkpoints, load_checkpoint, read_weights
+from detr.checkpoint import checkpoint_step, checkpoints, load_checkpoint, read_weights
 from detr.data.batch import Batch, collate
 from detr.errors import InputError
 from detr.models import build_model
@@ -130,6 +130,15 @@ def test_a_finished_run_has_nothing_left_to_do(tiny_run, tmp_path):
     config = tiny_run(schedule={"horizon": "1 step"})
     assert len(list(train(config, tmp_path))) == 2
     assert list(train(config, tmp_path)) == []
+
+
+@pytest.mark.parametrize(("minutes", "steps"), [(1e-9, [1, 2]), (10.0, [])])
+def test_checkpoints_are_saved_when_their_minutes_have_passed(tiny_run, tmp_path, minutes, steps):
+    """Before the first evaluation, which saves one anyway."""
+    run = train(tiny_run(train={"checkpoint_minutes": minutes, "evaluations": 1}), tmp_path)
+    list(itertools.islice(run, 3))  # the third step begins after the checkpoint of the second
+    assert [checkpoint_step(path) for path in checkpoints(tmp_path / "checkpoints")] == steps
+    run.close()
 
 
 def test_seconds_add_up_over_sessions(tiny_run, tmp_path):
