@@ -18,7 +18,7 @@ class MultiHeadAttention(nn.MultiheadAttention):
 
     def forward(self, queries: Queries, memory: Memory) -> Tensor:  # type: ignore[override]
         """Attend from every query to every token of the memory that is not padding -> (B, Q, d)."""
-        # nn.MultiheadAttention's own forward puts sequences first and copies: 4 % of the built-in model's step.
+        # nn.MultiheadAttention's own forward puts sequences first and copies: some 4 % of the built-in model's step.
         inputs = (*_located(queries, memory), memory.tokens)
         parts = zip(inputs, self.in_proj_weight.chunk(3), self.in_proj_bias.chunk(3), strict=True)
         # (B, heads, tokens, d / heads)

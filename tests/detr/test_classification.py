@@ -1,5 +1,7 @@
 """Both conventions of the class logits against their definitions, and through matcher, loss and post-processing."""
 
+import argparse
+import json
 import math
 
 import pytest
@@ -8,11 +10,14 @@ from torchvision.ops import sigmoid_focal_loss
 
 from detr.classification import Focal, Softmax, build_classification
 from detr.config import LossConfig
+from detr.config_io import to_dict
 from detr.criterion import SetCriterion
 from detr.errors import InputError
+from detr.inference.detector import add_checkpoint_arguments, open_detector
 from detr.matcher import HungarianMatcher
 from detr.models import build_model
 from detr.postprocess import postprocess
+from detr.train import train
 
 
 def test_the_setting_chooses():
@@ -158,3 +163,23 @@ def test_the_model_carries_its_convention(tiny_model, classification):
     outputs = model(images, torch.zeros(1, 32, 32, dtype=torch.bool))
     assert outputs["pred_logits"].shape[-1] == classification.num_logits(3)
     assert model.classification == classification
+
+
+def test_a_focal_run_trains_and_its_checkpoint_is_read_again(tiny_run, tmp_path):
+    """With diagnostics, and with the number of classes from the data, which the class head alone tells later."""
+    config = tiny_run(loss={"classification": "focal", "cost_class": 2.0, "weight_ce": 2.0})
+    records = list(train(config, tmp_path))
+    metrics = records[-1].metrics
+    assert metrics["val/loss"] > 0
+    assert 0 < metrics["diagnostics/no_object_unmatched"] < 1
+    found = json.loads((tmp_path / "predictions.json").read_text())
+    assert len(found) == 3 * 8 * 3  # images, queries, classes: below the limit of 100 an image
+    assert {d["query"] for d in found} == set(range(8))
+    (tmp_path / "config.json").write_text(json.dumps(to_dict(config)))
+    parser = argparse.ArgumentParser()
+    add_checkpoint_arguments(parser)
+    arguments = ["--checkpoint", str(tmp_path / "best.safetensors"), "--device", "cpu"]
+    detector = open_detector(parser.parse_args(arguments))
+    assert detector.model_config.num_classes == detector.model.class_embed.out_features == 3
+    result = detector.detect(torch.zeros(3, 32, 32, dtype=torch.uint8))
+    assert len(result["scores"]) == 8 * 3
