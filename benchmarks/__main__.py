@@ -22,6 +22,8 @@ from typing import Any
 import pandas as pd
 import torch
 
+from experiments.tracking.client import configure_mlflow
+
 FOLDER = Path(__file__).parent
 ALL = (
     "start", "losses", "input_pipeline", "training_step", "winograd", "bootstrap", "evaluation", "reading", "overhead",
@@ -66,6 +68,7 @@ def main(names: list[str], output: Path = FOLDER / "results") -> int:
     if missing := [name for name in PEERS if not importlib.util.find_spec(name)]:
         print(f"error: {', '.join(missing)} cannot be imported; pip install -e '.[bench]'", file=sys.stderr)
         return 2
+    configure_mlflow()
     about, rows = machine(), []
     output.mkdir(exist_ok=True)
     for name in names or ALL:

@@ -2,7 +2,7 @@
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import islice
@@ -15,8 +15,7 @@ from detr.config import RunConfig
 from detr.data.batch import batches
 from detr.diagnostics.formulas import as_metrics, gradient_norms
 from detr.diagnostics.watch import ValidationWatch
-from detr.distributed import LostProcess
-from detr.errors import InputError
+from detr.errors import InputError, LostProcess
 from detr.evaluation import evaluate_coco, predict_dataset, validation_loader
 from detr.optim import set_lr
 from detr.setup import Progress, Setup, prepare, train_loader
@@ -35,7 +34,7 @@ class Record:
     metrics: dict[str, float]  # "train/..." of the step or "val/..." of an evaluation, and "diagnostics/..."
 
 
-def train(config: RunConfig, directory: Path | None = None) -> Iterator[Record]:
+def train(config: RunConfig, directory: Path | None = None) -> Generator[Record]:
     """Train and evaluate; yields a Record after every optimiser step and after every evaluation.
 
     With a `directory` the run resumes from its latest checkpoint there, and leaves `checkpoints/`, `best.safetensors`

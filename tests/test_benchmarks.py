@@ -16,8 +16,16 @@ from benchmarks.scaling import folders
 from benchmarks.table import Entry
 from detr.config import ModelConfig
 from detr.models import build_model
-from experiments.results.reading.ablations import fault
+from experiments.results.reading.stored_design import fault
 from experiments.schema.names import DESIGN
+from experiments.tracking.client import configure_mlflow
+
+
+@pytest.fixture
+def configured():
+    """As the entry point does: a server that is away holds nobody up for long."""
+    configure_mlflow()
+
 
 ENTRY = Entry("step", "peer", "one step", 2.0, 0.1, "1.25 x", {"ours (ms)": 3.0})
 
@@ -54,6 +62,7 @@ def test_the_store_of_many_runs_holds_designs_that_the_reader_takes(tmp_path):
     assert not fault(json.loads((above / DESIGN).read_text()))
 
 
+@pytest.mark.usefixtures("configured")
 def test_the_overhead_is_that_of_one_training_which_mlflow_has(tmp_path):
     config = configuration(tmp_path, 2, evaluations=2, num_val=4, every=1)
     parts = in_turns(config, store_at(tmp_path / "store"))

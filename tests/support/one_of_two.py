@@ -17,8 +17,8 @@ import torch
 
 from detr.config import RunConfig
 from detr.config_io import from_dict
-from detr.distributed import LostProcess, join
-from detr.errors import InputError
+from detr.distributed import join
+from detr.errors import InputError, LostProcess
 from detr.setup import Progress, prepare
 from detr.step import NonFiniteLoss, train_step
 from detr.train import train
