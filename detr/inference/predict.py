@@ -1,7 +1,8 @@
-"""Detect objects in image files: `detr-predict IMAGE... --checkpoint FILE`.
+"""Detect objects in image files, draw them to a picture an image, and print them as a table or as JSON.
 
-Draws the detections to a picture per image, and prints them as a table or as JSON. Exit codes: 0 done, 2 the input is
-wrong.
+    detr-predict IMAGE ... --checkpoint FILE
+
+Exit codes: 0 done, 2 the input is wrong.
 """
 
 import argparse
