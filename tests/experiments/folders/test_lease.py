@@ -133,6 +133,6 @@ def test_the_next_start_marks_what_died(make_run, nowhere, tmp_path):
     alive.begin()
     with Lease(alive.path):
         died = sync.reconcile(tmp_path / "runs")
-    assert died == [dead.path.parents[2], dead.path]
+    assert died == [dead.path.parents[1], dead.path]
     assert dead.status["state"] == "failed" and "its process died" in dead.status["error"]
-    assert alive.status["state"] == Folder(alive.path.parents[2]).status["state"] == "running"
+    assert alive.status["state"] == Folder(alive.path.parents[1]).status["state"] == "running"

@@ -63,7 +63,7 @@ def sound(make_run, tmp_path_factory) -> Path:
     directory.records.append(place | {"metrics": {"val/AP": 0.25, "val/loss": 2.0}})
     (directory.path / names.PREDICTIONS).write_text("[]")
     directory.update(state="finished")
-    return directory.path.parents[2]
+    return directory.path.parents[1]
 
 
 def test_malformed_run_directories_are_told_in_a_sentence(sound, tmp_path, monkeypatch, capsys):

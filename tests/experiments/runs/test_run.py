@@ -58,9 +58,9 @@ def folder_of(store: Path) -> Path:
 def test_every_arm_is_a_run_below_one_parent(finished):
     store, _ = finished
     parents, children = ablation_runs(store)
-    assert len(parents) == 1 and parents[1].info.status == "FINISHED"
+    assert len(parents) == 1 and parents[0].info.status == "FINISHED"
     assert {run.data.tags[names.ARM] for run in children} == set(ARMS)
-    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parents[1].info.run_id}
+    assert {run.data.tags["mlflow.parentRunId"] for run in children} == {parents[0].info.run_id}
     assert all(run.info.status == "FINISHED" for run in children)
 
 
@@ -109,7 +109,7 @@ def test_artifacts_hold_checkpoints_predictions_and_pictures(finished):
     parents, children = ablation_runs(store)
     found = {artifact.path for artifact in tracked(store).list_artifacts(children[0].info.run_id)}
     assert {"config.json", "records.jsonl", "predictions.json", "samples.png", "checkpoints"} <= found
-    found = {artifact.path for artifact in tracked(store).list_artifacts(parents[1].info.run_id)}
+    found = {artifact.path for artifact in tracked(store).list_artifacts(parents[0].info.run_id)}
     assert {"ablation.json", "annotations_val.json", "report"} <= found
 
 
@@ -163,7 +163,7 @@ def test_a_failing_arm_is_reported_and_the_others_go_on(tmp_path, command):
         "lr=good": "FINISHED",
         "lr=absurd": "FAILED",
     }
-    assert parents[1].info.status == "FAILED"
+    assert parents[0].info.status == "FAILED"
 
 
 MISTAKES = {

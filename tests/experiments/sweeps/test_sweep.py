@@ -206,13 +206,13 @@ def test_two_commands_on_one_study_and_a_killed_worker(searched):
                 victim = records
                 break
         time.sleep(0.05)
-    holder = next(int(p.name) for p in Path("/proc").glob("[0-9]*") if _works_at(p, victim.parents[2]))
+    holder = next(int(p.name) for p in Path("/proc").glob("[0-9]*") if _works_at(p, victim.parents[1]))
     os.kill(holder, signal.SIGKILL)
     texts = [process.communicate(timeout=300)[0] for process in commands]
     assert [process.returncode for process in commands] == [0, 0], texts
     assert sum("a worker died with code -9" in text for text in texts) == 1
     study = optuna.load_study(
-        study_name=victim.parents[4].name,
+        study_name=victim.parents[3].name,
         storage=optuna.storages.JournalStorage(
             optuna.storages.journal.JournalFileBackend(str(store / "runs/sweeps.journal"))
         ),
@@ -220,7 +220,7 @@ def test_two_commands_on_one_study_and_a_killed_worker(searched):
     held = holders(study)
     assert sorted(held) == [0, 1, 2, 3] and {t.state for t in held.values()} == {TrialState.COMPLETE}
     dead = [t for t in study.trials if t.state == TrialState.FAIL]
-    assert len(dead) == 1 and f"{dead[0].user_attrs[PLACE]:03d}" == victim.parents[2].name
+    assert len(dead) == 1 and f"{dead[0].user_attrs[PLACE]:03d}" == victim.parents[1].name
     assert held[dead[0].user_attrs[PLACE]].params == dead[0].params
     steps = [json.loads(line)["step"] for line in victim.read_text().splitlines() if "train/loss" in line]
     assert steps == list(range(1, 121))  # it went on where its checkpoint was, and no step is there twice

@@ -37,7 +37,7 @@ def fill(directory, num_steps: int = 5) -> None:
     (directory.path / names.PREDICTIONS).write_text("[]")
     (directory.path / "best.safetensors").write_text("weights")
     directory.update(state="finished")
-    Folder(directory.path.parents[2]).update(state="finished")
+    Folder(directory.path.parents[1]).update(state="finished")
 
 
 def check(directory, store_file: Path) -> None:
@@ -52,12 +52,12 @@ def check(directory, store_file: Path) -> None:
     assert (run.data.tags[names.ARM], run.data.params["optim.lr"]) == ("arm", "0.001")
     files = {one.path for one in client.list_artifacts(run.info.run_id)}
     assert {"config.json", "records.jsonl", "predictions.json", "checkpoints"} <= files
-    for path in (directory.path, directory.path.parents[2]):
+    for path in (directory.path, directory.path.parents[1]):
         assert left(path) == ""
 
 
 def send(directory, tracker: Tracker) -> None:
-    for path in (directory.path.parents[2], directory.path):
+    for path in (directory.path.parents[1], directory.path):
         Upload(path, tracker).send()
 
 
@@ -125,7 +125,7 @@ def test_a_call_that_fails_at_any_point_leaves_no_gap_and_no_double(make_run, so
         monkeypatch.setattr(MlflowClient, name, fragile(name))
     attempts = 0
     tracker = Tracker(load_store(somewhere))
-    while left(directory.path) or left(directory.path.parents[2]):
+    while left(directory.path) or left(directory.path.parents[1]):
         attempts += 1
         try:
             send(directory, tracker)
@@ -181,7 +181,7 @@ def test_a_run_without_a_tracker_finishes_and_is_sent_later(
     assert sync.main([]) == 1
     assert "http://127.0.0.1:9 cannot be reached" in capsys.readouterr().err
     monkeypatch.setenv("DETR_STORE", str(somewhere))
-    Folder(directory.path.parents[2]).update(state="finished")
+    Folder(directory.path.parents[1]).update(state="finished")
     assert sync.main([]) == 0
     assert "sent 6 records, 7 files, its state" in capsys.readouterr().out
     check(directory, somewhere)
@@ -234,7 +234,7 @@ def test_the_uploader_goes_on_when_the_tracker_is_back(make_run, somewhere, tmp_
         original(self)
 
     monkeypatch.setattr(Upload, "send", send_or_not)
-    uploader = Uploader(load_store(somewhere), [directory.path.parents[2], directory.path])
+    uploader = Uploader(load_store(somewhere), [directory.path.parents[1], directory.path])
     uploader.finish()
     assert uploader.fault == "ConnectionError: refused"
     away[0] = False
