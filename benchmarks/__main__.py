@@ -2,6 +2,7 @@
 
     make bench                                   all, in half an hour
     python -m benchmarks losses training_step    some of them
+    python -m benchmarks.gpu                     those of a GPU, which `make gpu` runs
 
 Each module of this folder that offers `entries()` is one. The table is kept in benchmarks/results/ as JSON and
 Markdown, with the machine it was made on. A benchmark that fails is a line of it, and makes the exit code 1; where the
@@ -21,6 +22,8 @@ from typing import Any
 
 import pandas as pd
 import torch
+
+from experiments.tracking.client import configure_mlflow
 
 FOLDER = Path(__file__).parent
 ALL = (
@@ -49,7 +52,7 @@ def machine() -> dict[str, Any]:
         "CPU capability": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
         "load before": round(os.getloadavg()[0], 1),
-    }
+    } | ({"GPU": torch.cuda.get_device_name()} if torch.cuda.is_available() else {})
 
 
 def markdown(about: dict[str, Any], rows: list[dict[str, Any]]) -> str:
@@ -66,8 +69,9 @@ def main(names: list[str], output: Path = FOLDER / "results") -> int:
     if missing := [name for name in PEERS if not importlib.util.find_spec(name)]:
         print(f"error: {', '.join(missing)} cannot be imported; pip install -e '.[bench]'", file=sys.stderr)
         return 2
+    configure_mlflow()
     about, rows = machine(), []
-    output.mkdir(exist_ok=True)
+    output.mkdir(parents=True, exist_ok=True)
     for name in names or ALL:
         print(f"{name} ...", flush=True)
         for row in measure(name):

@@ -32,6 +32,7 @@ from experiments.runs.worker import execute
 from experiments.schema import names
 from experiments.schema.store import ROOT, Store, load_store
 from experiments.tracking import mirror
+from experiments.tracking.client import configure_mlflow
 from experiments.tracking.upload import left
 
 SQLITE, NOWHERE = "sqlite:///store/mlflow.db", "http://127.0.0.1:9"  # of mlflow.yaml; a server that is down
@@ -129,6 +130,7 @@ def entries(steps: int = 4500) -> Iterator[Entry]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=4500)
+    configure_mlflow()
     given = parser.parse_args()
     if given.steps < EVALUATIONS:
         parser.error(f"--steps {given.steps}: give {EVALUATIONS} at least, one for each evaluation")

@@ -40,10 +40,10 @@ HEIGHT, WIDTH, BATCH, OBJECTS, CLASSES = 480, 640, 2, 10, 91
 WORK = f"ResNet-50, {BATCH} x {HEIGHT}x{WIDTH}, {OBJECTS} objects an image"
 
 
-def draw_batch() -> tuple[Tensor, list[dict[str, Tensor]]]:
-    """Images and targets."""
+def draw_batch(height: int = HEIGHT, width: int = WIDTH) -> tuple[Tensor, list[dict[str, Tensor]]]:
+    """Draw images and targets."""
     generator = torch.Generator().manual_seed(0)
-    images = torch.randn(BATCH, 3, HEIGHT, WIDTH, generator=generator)
+    images = torch.randn(BATCH, 3, height, width, generator=generator)
     labels = torch.randint(CLASSES, (BATCH, OBJECTS), generator=generator)
     boxes = torch.rand(BATCH, OBJECTS, 4, generator=generator) * 0.3 + 0.1
     return images, [{"labels": a, "boxes": b} for a, b in zip(labels, boxes, strict=True)]

@@ -3,6 +3,7 @@
 Reads the store of mlflow.yaml, or of the file that DETR_STORE names.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -11,6 +12,10 @@ import streamlit as st
 HERE = Path(__file__).resolve().parent
 # Streamlit puts dashboard/ first on the path, where the packages are not found.
 sys.path = [str(HERE.parent), *(entry for entry in sys.path if entry not in (str(HERE), str(HERE.parent)))]
+
+# A person waits: the tracking server is asked twice and for seconds, not seven times and for minutes.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 
 from dashboard import choices, states  # noqa: E402
 from dashboard.views import ablation, compare, curves, detections, sweeps, thresholds, why  # noqa: E402

@@ -4,7 +4,6 @@ What is read again and again is keyed by `stamp`, which changes when the store d
 state of the runs that it rests on, so that a run in progress does not throw away what finished ones gave.
 """
 
-import os
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -44,9 +43,6 @@ from experiments.results.report.sections import Section
 from experiments.schema.contrasts import SECONDARY, Contrast
 from experiments.schema.store import Store, load_store
 
-# A person waits: the tracking server is asked twice and for seconds, not seven times and for minutes.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
 TTL = 5  # seconds for which a tracking server's answers hold
 
 

@@ -20,16 +20,12 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from detr.errors import InputError
+from detr.errors import InputError, LostProcess
 
 T = TypeVar("T")
 # Longer than anything that rank zero does alone: COCO metrics of six layers, a checkpoint, an upload.
 TIMEOUT_MINUTES = 30.0
 TIMEOUT_VARIABLE = "DETR_TIMEOUT_MINUTES"
-
-
-class LostProcess(RuntimeError):
-    """Another process of the run died or did not answer in time; the run goes on from its last checkpoint."""
 
 
 def rank() -> int:

@@ -11,16 +11,8 @@ import torch
 from detr.checkpoint import load_latest, save_checkpoint
 from detr.config import RunConfig
 from detr.data.batch import Batch, batches
-from detr.distributed import (
-    LostProcess,
-    all_gather,
-    in_lockstep,
-    is_rank_zero,
-    raise_on_all_ranks,
-    rank_zero_first,
-    world_size,
-)
-from detr.errors import InputError
+from detr.distributed import all_gather, in_lockstep, is_rank_zero, raise_on_all_ranks, rank_zero_first, world_size
+from detr.errors import InputError, LostProcess
 from detr.optim import load_optimizer, set_lr
 from detr.schedule import lr_factor
 from detr.setup import Progress, Setup, prepare, train_loader
@@ -40,7 +32,7 @@ class Record:
     metrics: dict[str, float]  # "train/..." of the step or "val/..." of an evaluation, and "diagnostics/..."
 
 
-def train(config: RunConfig, directory: Path | None = None) -> Iterator[Record]:
+def train(config: RunConfig, directory: Path | None = None) -> Generator[Record]:
     """Train and evaluate; yields a Record after every optimiser step and after every evaluation.
 
     With a `directory` the run resumes from its latest checkpoint there, and leaves `checkpoints/`, `best.safetensors`

@@ -8,46 +8,21 @@ with the same storage from another machine, joins it. Exit codes: 0 done, 1 a tr
 3 stopped, and the same command goes on.
 """
 
-import os
 import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
-
-# Python put experiments/ first on the path, where the packages are not found.
-sys.path[0] = str(Path(__file__).resolve().parents[1])
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    from experiments.definition.compose import describe  # Hydra alone: --help must not wait for torch
+    from experiments.command_line import parse_overrides, run_overrides  # of Hydra alone: --help must not wait
 
-    parser = ArgumentParser(description=__doc__, epilog=describe("search"), formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*", metavar="setting=value", help="choices and settings, see below")
-    overrides = parser.parse_args(arguments).overrides
+    overrides = parse_overrides(__doc__, "search", arguments)
 
-    from rich.console import Console
-
-    from detr.distributed import LostProcess
-    from detr.errors import InputError
-    from experiments.runs.ranks import lead
-    from experiments.schema.store import StoreError
     from experiments.sweeps.search import search
 
-    try:
-        width = None if sys.stdout.isatty() else 160  # logs are not folded at 80 columns
-        console = Console(highlight=False, width=width)
-        return lead(lambda: search(overrides, console))
-    except (InputError, StoreError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except LostProcess as loss:
-        print(f"stopped: {loss}; the same command goes on", file=sys.stderr)
-        return 3
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on", file=sys.stderr)
-        return 3
+    return run_overrides(search, overrides)
 
 
 if __name__ == "__main__":
+    sys.path[0] = str(Path(__file__).resolve().parents[1])  # Python put experiments/ first, where no package is found
     sys.exit(main())

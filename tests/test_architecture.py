@@ -1,8 +1,11 @@
-"""The house's rules: who imports whom, and no module that hides a library."""
+"""Rules of the house: direction of imports, names of modules, one place for every name, imports without effects."""
 
 import ast
+import os
+import subprocess
 import sys
 from importlib.metadata import packages_distributions
+from itertools import combinations
 from pathlib import Path
 
 import pytest
@@ -11,15 +14,16 @@ ROOT = Path(__file__).resolve().parents[1]
 FORBIDDEN = {
     "detr": {"hydra", "omegaconf", "mlflow", "optuna", "streamlit", "plotly", "experiments", "dashboard"},
     "experiments": {"streamlit", "dashboard"},
-    "experiments/results": {"torch", "torchvision", "detr", "hydra", "omegaconf", "streamlit", "dashboard"},
+    "experiments/results": {"torch", "torchvision", "hydra", "omegaconf", "streamlit", "dashboard"},
     "dashboard": {"torch", "torchvision", "detr", "hydra", "omegaconf", "mlflow"},
 }
 READ_SIDE = [
     "experiments.results.reading.ablations",
     "experiments.results.report.ablation_report",
     "experiments.results.figures.sweep_figures",
+    "experiments.results.report.command",
 ]
-# of our own modules, what the read side may use
+# our own modules that the read side may use
 RESULTS_MAY_USE = ("experiments.results", "experiments.schema")
 
 
@@ -71,8 +75,8 @@ def test_read_side_loads_no_torch(module, run_python):
 
 def test_a_sqlite_store_is_read_without_mlflow(run_python):
     """Its import and start take seconds, which a page would wait for."""
-    modules = "reading.ablations, experiments.results.reading.listing, experiments.results.report.ablation_report"
-    code = f"import experiments.results.{modules}, sys; print('mlflow' in sys.modules)"
+    modules = "reading.ablations, experiments.results.reading.run_states, experiments.results.report.ablation_report"
+    code = f"import sys, experiments.results.{modules}; print('mlflow' in sys.modules)"
     assert run_python(code) == "False"
 
 
@@ -82,6 +86,70 @@ def test_no_module_hides_a_library():
     for package in ("experiments", "dashboard"):
         own = {path.stem for path in (ROOT / package).iterdir() if path.suffix == ".py" or path.is_dir()}
         assert not own & libraries - {"__init__", "__pycache__"}
+
+
+def alike(one: str, other: str) -> bool:
+    """Whether two names are the same, or one is the other's plural, agent or the like: trials, uploader."""
+    short, long = sorted((one, other), key=len)
+    return long.startswith(short) and len(long) - len(short) <= 2
+
+
+def test_a_plural_and_an_agent_are_alike():
+    assert alike("trials", "trial") and alike("upload", "uploader") and alike("names", "names")
+    assert not alike("batch", "watch") and not alike("report", "report_text")
+
+
+@pytest.mark.parametrize("building", ["detr", "experiments", "dashboard"])
+def test_no_two_modules_have_names_alike(building):
+    paths = [path.relative_to(ROOT) for path in (ROOT / building).rglob("*.py") if path.stem != "__init__"]
+    assert not [(str(a), str(b)) for a, b in combinations(paths, 2) if alike(a.stem, b.stem)]
+
+
+def defined_names(path: Path) -> set[str]:
+    """Names that a file makes itself: functions, classes and assignments anywhere in it."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    made = {node.name for node in nodes if isinstance(node, ast.FunctionDef | ast.ClassDef)}
+    return made | {node.id for node in nodes if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
+
+
+def test_every_name_is_imported_from_the_module_that_makes_it():
+    """A package's `__init__` may offer a name of its modules; a module offers its own alone."""
+    second_doors = []
+    for folder in ("detr", "experiments", "dashboard", "benchmarks", "tests"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                module = ROOT / str(getattr(node, "module", "")).replace(".", "/")
+                if not isinstance(node, ast.ImportFrom) or not module.with_suffix(".py").is_file():
+                    continue
+                borrowed = {alias.name for alias in node.names} - defined_names(module.with_suffix(".py"))
+                second_doors += [f"{path.relative_to(ROOT)}: {name} of {node.module}" for name in borrowed]
+    assert not second_doors
+
+
+IMPORT_ALL = """
+import importlib, logging, os, pkgutil, sys
+import hydra, mlflow, optuna, pandas, plotly, rich, streamlit, torch, torchvision, urllib3  # these have effects
+import mlflow.system_metrics, optuna.visualization, transformers
+
+def state():
+    levels = {name: logging.getLogger(name).level for name in (None, "mlflow", "urllib3", "optuna", "detr")}
+    return dict(os.environ), levels, list(sys.path)
+
+before = state()
+for building in ("detr", "experiments", "dashboard"):
+    package = importlib.import_module(building)
+    for module in pkgutil.walk_packages(package.__path__, f"{building}."):
+        if module.name != "dashboard.app":  # streamlit's entry point
+            importlib.import_module(module.name)
+(env, levels, path), (env_after, levels_after, path_after) = before, state()
+print([name for name in env_after if env.get(name) != env_after[name]], levels_after == levels, path_after == path)
+"""
+
+
+def test_no_import_changes_the_environment_the_loggers_or_the_path():
+    bare = {name: value for name, value in os.environ.items() if not name.startswith("MLFLOW_")}
+    done = subprocess.run([sys.executable, "-c", IMPORT_ALL], cwd=ROOT, env=bare, capture_output=True, text=True)
+    assert (done.returncode, done.stdout.strip()) == (0, "[] True True"), done.stdout + done.stderr
 
 
 def test_packaging_ships_the_configuration():

@@ -9,6 +9,7 @@ import torch
 
 from benchmarks.__main__ import ALL, FOLDER, main
 from benchmarks.diagnostics import configuration
+from benchmarks.gpu import SIDES, equality, input_pipeline, training_step
 from benchmarks.growth import grown
 from benchmarks.overhead import NOWHERE, in_turns, store_at, vain_uploads
 from benchmarks.plain_detr import PlainDETR
@@ -16,8 +17,16 @@ from benchmarks.scaling import folders
 from benchmarks.table import Entry
 from detr.config import ModelConfig
 from detr.models import build_model
-from experiments.results.reading.ablations import fault
+from experiments.results.reading.stored_design import fault
 from experiments.schema.names import DESIGN
+from experiments.tracking.client import configure_mlflow
+
+
+@pytest.fixture
+def configured():
+    """As the entry point does: a server that is away holds nobody up for long."""
+    configure_mlflow()
+
 
 ENTRY = Entry("step", "peer", "one step", 2.0, 0.1, "1.25 x", {"ours (ms)": 3.0})
 
@@ -46,7 +55,25 @@ def test_a_missing_peer_is_told_before_anything_is_measured(tmp_path, monkeypatc
 
 def test_every_benchmark_with_entries_is_run():
     having = {path.stem for path in FOLDER.glob("*.py") if "def entries(" in path.read_text()}
-    assert having == set(ALL)
+    assert having == {*ALL, "gpu"}  # `make gpu` runs that one
+
+
+@pytest.mark.parametrize("side", SIDES)
+def test_the_steps_of_the_gpu_benchmark_train_in_bfloat16(side):
+    """On the CPU, where they are slow and nothing is measured."""
+    step = training_step(side, torch.device("cpu"), "bfloat16", size=(64, 96))
+    step()
+
+
+def test_the_gpu_benchmark_compares_with_the_cpu():
+    exact, *rough = equality(torch.device("cpu"), size=(64, 96))
+    assert exact.ratio == 0 and [entry.ratio > 0 for entry in rough] == [False, True]  # a CPU has no TF32
+
+
+def test_the_gpu_benchmark_tells_what_waits_for_data():
+    small = ModelConfig(backbone="small", pretrained=False, hidden_dim=32, num_classes=None)
+    entry = next(input_pipeline(torch.device("cpu"), small, side=64, num_steps=6))
+    assert 0 < entry.ratio < 1 and entry.figures["data_time (s)"] < entry.figures["step_time (s)"]
 
 
 def test_the_store_of_many_runs_holds_designs_that_the_reader_takes(tmp_path):
@@ -54,6 +81,7 @@ def test_the_store_of_many_runs_holds_designs_that_the_reader_takes(tmp_path):
     assert not fault(json.loads((above / DESIGN).read_text()))
 
 
+@pytest.mark.usefixtures("configured")
 def test_the_overhead_is_that_of_one_training_which_mlflow_has(tmp_path):
     config = configuration(tmp_path, 2, evaluations=2, num_val=4, every=1)
     parts = in_turns(config, store_at(tmp_path / "store"))

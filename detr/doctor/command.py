@@ -22,7 +22,7 @@ from detr.doctor.checks import Audit, audit, enough_queries
 from detr.doctor.contact_sheet import draw_sheet
 from detr.doctor.report import Visit, as_json, print_report
 from detr.doctor.trials import measure_speed, overfit
-from detr.errors import InputError
+from detr.errors import InputError, run_command
 from detr.step import NonFiniteLoss
 
 SPLITS = ("train", "val")
@@ -180,14 +180,14 @@ def _trial_config(config: RunConfig, splits: dict[str, tuple[Path, Path]], found
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; returns its exit code."""
+    """Run the command; returns the exit code."""
     options = build_parser().parse_args(argv)
-    errors = Console(stderr=True, soft_wrap=True)
-    try:
-        result = visit(options, errors)
-    except InputError as error:
-        errors.print(f"error: {error}", markup=False, highlight=False)
-        return 2
+    return run_command(lambda: print_visit(options))
+
+
+def print_visit(options: argparse.Namespace) -> int:
+    """Do what the options ask for, and print the report."""
+    result = visit(options, Console(stderr=True, soft_wrap=True))
     console = Console(soft_wrap=options.json)
     if options.json:
         console.print(as_json(result), markup=False, highlight=False)

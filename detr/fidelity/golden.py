@@ -1,4 +1,4 @@
-"""Compare this implementation with figures of the official code: `python -m detr.fidelity.golden [FILE]`.
+"""Compare this implementation with figures of the official code: `detr-fidelity [FILE]`.
 
 The figures that ship with the package were computed by facebookresearch/detr at commit 29901c5, in float32 on a CPU.
 Weights and inputs are drawn from seeds, so that a file of figures needs no checkpoint beside it:
@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from detr.config import LossConfig, ModelConfig
 from detr.criterion import SetCriterion
 from detr.data.batch import pad_images
-from detr.errors import InputError
+from detr.errors import ExitCode, InputError, run_command
 from detr.models import build_model
 from detr.optim import build_optimizer, clip_gradients
 from detr.postprocess import postprocess
@@ -318,25 +318,26 @@ def table(comparisons: list[Comparison]) -> Table:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Run the command; returns its exit code."""
+    """Run the command; returns the exit code."""
     parser = argparse.ArgumentParser(prog="detr-fidelity", description="Compare with figures of the official DETR.")
     parser.add_argument(
         "file", nargs="?", type=Path, default=GOLDEN, help="figures to compare with (default: those shipped)"
     )
     path = parser.parse_args(argv).file
+    return run_command(lambda: print_comparisons(path))
+
+
+def print_comparisons(path: Path) -> int:
+    """Compare with the figures of a file and print the table; returns the exit code."""
     torch.set_num_threads(1)  # images are small, and on a busy machine threads only wait for each other
+    comparisons = [row for name, case in read_cases(path).items() for row in compare(name, case)]
     console = Console()
-    try:
-        comparisons = [row for name, case in read_cases(path).items() for row in compare(name, case)]
-    except InputError as error:
-        Console(stderr=True, soft_wrap=True).print(f"error: {error}", markup=False)
-        return 2
     console.print(table(comparisons))
     off = [row for row in comparisons if not row.holds]
     num_values = sum(row.num_values for row in comparisons)
     verdict = f"{len(off)} of {len(comparisons)} quantities are off" if off else "all within tolerance"
     console.print(f"{num_values} figures: {verdict}")
-    return 1 if off else 0
+    return ExitCode.FAILED if off else ExitCode.DONE
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""A trained detector at work: load a checkpoint, predict, evaluate, draw."""
+"""Inference with a trained detector: load a checkpoint, predict, evaluate, draw."""

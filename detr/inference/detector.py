@@ -1,18 +1,18 @@
-"""A trained detector from a checkpoint file, with what its user must know: sizes, classes, device."""
+"""Trained detector from a checkpoint file, with its image sizes, classes and device."""
 
 import argparse
 import json
 import logging
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
 from detr.checkpoint import load_official, read_weights
-from detr.classification import Softmax, build_classification
+from detr.classification import Classification, Softmax, build_classification
 from detr.coco_names import COCO_NAMES, NUM_LABELS
 from detr.config import DataConfig, EvaluationConfig, ModelConfig, RunConfig
 from detr.config_io import from_dict
@@ -26,10 +26,11 @@ from detr.postprocess import postprocess
 from detr.setup import choose_device
 
 log = logging.getLogger(__name__)
+LabelMapping = Literal["raw", "contiguous"]  # labels are category ids, or count them
 
 
 class Category(NamedTuple):
-    """What a label stands for."""
+    """Category that a label stands for."""
 
     id: int  # in the annotations
     name: str
@@ -37,7 +38,7 @@ class Category(NamedTuple):
 
 @dataclass(frozen=True)
 class Detector:
-    """A model in evaluation mode and the settings it was trained with, as far as they are known."""
+    """Model in evaluation mode and the settings it was trained with, as far as they are known."""
 
     model: DETR
     model_config: ModelConfig
@@ -46,6 +47,12 @@ class Detector:
     device: torch.device
     run: RunConfig | None  # of the run that wrote the checkpoint
 
+    @property
+    def num_classes(self) -> int:
+        """Number of classes without no-object."""
+        assert self.model_config.num_classes is not None  # `open_detector` takes it from the weights
+        return self.model_config.num_classes
+
     @torch.inference_mode()
     def detect(self, image: Tensor) -> dict[str, Tensor]:
         """Detect on a uint8 image (3, h, w); the result is on the CPU, the best detection first.
@@ -53,7 +60,7 @@ class Detector:
         It has scores (N,), labels (N,), boxes (N, 4) xyxy in the image's pixels, and query (N,), as `postprocess`.
         The image goes through the transform of validation, alone and without padding.
         """
-        size = tuple(image.shape[-2:])
+        size = (image.shape[-2], image.shape[-1])
         nothing = tv_tensors.BoundingBoxes(torch.zeros(0, 4), format="XYXY", canvas_size=size)
         target = {"boxes": nothing, "labels": torch.zeros(0, dtype=torch.int64)}
         resized, _ = build_transform(self.data, train=False)(tv_tensors.Image(image), target)
@@ -65,7 +72,7 @@ class Detector:
 
 
 def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of `open_detector`. What is not given comes from the run, the checkpoint, or the official DETR."""
+    """Add the options of `open_detector`. Their defaults come from the run, the checkpoint, or the official DETR."""
     known = "default: of the run's config.json, else"
     parser.add_argument("--checkpoint", type=Path, required=True, metavar="FILE", help="official .pth, or .safetensors")
     parser.add_argument(
@@ -85,28 +92,18 @@ def add_checkpoint_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def open_detector(options: argparse.Namespace) -> Detector:
-    """The detector of `add_checkpoint_arguments`' options; InputError when checkpoint and options do not fit."""
+    """Load the detector that the options name; InputError if checkpoint and options do not fit.
+
+    options:  of `add_checkpoint_arguments`
+    """
     path: Path = options.checkpoint
     state, run = read_weights(path), read_run_config(path)
     classification = build_classification(run.loss) if run else Softmax()
-    if run:
-        saved, model_config = {}, replace(run.model, pretrained=False, init_from=None)
-        if model_config.num_classes is None:
-            num_classes = infer_model_config(state, classification=classification).num_classes
-            model_config = replace(model_config, num_classes=num_classes)
-    else:
-        saved = _saved_arguments(path)
-        model_config = infer_model_config(state, options.num_heads or saved.get("nheads", 8))
-        model_config = replace(model_config, dilation=bool(saved.get("dilation", False)))
-        if "dc5" in path.name.lower() and options.dilation is None and not model_config.dilation:
-            log.warning("%s: the name says DC5, which the weights do not tell: give --dilation if it is one", path)
-    given = {k: getattr(options, k) for k in ("num_heads", "dilation") if getattr(options, k) is not None}
-    model_config = replace(model_config, **given)
+    model_config = _model_config(options, state, run, classification)
     sizes = {k: getattr(options, k) for k in ("image_size", "max_size") if getattr(options, k) is not None}
     if "image_size" in sizes and "max_size" not in sizes:  # the official proportion of the two
         sizes["max_size"] = round(sizes["image_size"] * 1333 / 800)
     data = replace(run.data if run else DataConfig(), **sizes)
-
     device = choose_device(options.device)
     model = build_model(model_config, classification)
     try:
@@ -115,15 +112,33 @@ def open_detector(options: argparse.Namespace) -> Detector:
         raise InputError(f"{path}: {error}") from None
     if fresh:
         raise InputError(f"{path}: its class head is not for the {model_config.num_classes} classes of its config.json")
-    return Detector(
-        model.to(device).eval(), model_config, data, run.evaluation if run else EvaluationConfig(), device, run
+    evaluation = run.evaluation if run else EvaluationConfig()
+    return Detector(model.to(device).eval(), model_config, data, evaluation, device, run)
+
+
+def _model_config(
+    options: argparse.Namespace, state: dict[str, Tensor], run: RunConfig | None, classification: Classification
+) -> ModelConfig:
+    """Architecture by the options, else by the run, else by the checkpoint."""
+    if run:
+        num_classes = run.model.num_classes or infer_model_config(state, classification=classification).num_classes
+        config = replace(run.model, pretrained=False, init_from=None, num_classes=num_classes)
+    else:
+        path = options.checkpoint
+        saved = _saved_arguments(path)
+        config = infer_model_config(state, options.num_heads or saved.get("nheads", 8))
+        config = replace(config, dilation=bool(saved.get("dilation", False)))
+        if "dc5" in path.name.lower() and options.dilation is None and not config.dilation:
+            log.warning("%s: the name says DC5, which the weights do not tell: give --dilation if it is one", path)
+    return replace(
+        config, **{k: getattr(options, k) for k in ("num_heads", "dilation") if getattr(options, k) is not None}
     )
 
 
 def read_run_config(checkpoint: Path) -> RunConfig | None:
-    """The configuration of the run that wrote a .safetensors file: config.json beside it or beside `checkpoints/`.
+    """Read the configuration of the run that wrote a .safetensors file: config.json beside it or beside `checkpoints/`.
 
-    None where there is none; a config.json of another program is left alone.
+    None if there is none, or one of another program.
     """
     folder = checkpoint.absolute().parent
     if folder.parent.name == "checkpoints":
@@ -144,9 +159,9 @@ def read_run_config(checkpoint: Path) -> RunConfig | None:
 
 
 def _saved_arguments(path: Path) -> dict[str, Any]:
-    """The options that the official training script saves with its checkpoints; empty for other files.
+    """Options that the official training script saves with its checkpoints; empty for other files.
 
-    For files that `read_weights` has accepted.
+    path:  a file that `read_weights` has accepted
     """
     if path.suffix == ".safetensors":
         return {}
@@ -161,18 +176,19 @@ def read_categories(annotations: Path) -> dict[int, str]:
     return {c["id"]: c["name"] for c in sorted(load_annotations(annotations)["categories"], key=lambda c: c["id"])}
 
 
-def label_mapping(detector: Detector, categories: dict[int, str], chosen: str | None) -> str:
-    """How labels stand for category ids: "raw" or "contiguous".
+def label_mapping(detector: Detector, categories: dict[int, str], chosen: LabelMapping | None) -> LabelMapping:
+    """Mapping of labels to category ids: as chosen, else as in the run, else the one that the class head's size fits.
 
-    As chosen, else as in the run, else what the size of the class head fits. InputError when it fits
-    neither, or not what was chosen.
+    InputError if the size fits neither, or not the one chosen.
     """
-    num_classes, highest = detector.model_config.num_classes, max(categories, default=0)
+    num_classes, highest = detector.num_classes, max(categories, default=0)
     mapping = chosen or (detector.run.data.labels if detector.run else None)
     if mapping is None:
-        fits = {"raw": num_classes == highest + 1, "contiguous": num_classes == len(categories)}
-        mapping = next((name for name, holds in fits.items() if holds), None)
-        if mapping is None:
+        if num_classes == highest + 1:
+            mapping = "raw"
+        elif num_classes == len(categories):
+            mapping = "contiguous"
+        else:
             raise InputError(
                 f"the model has {num_classes} classes, the annotations {len(categories)} with ids up to {highest}: "
                 "give --labels raw if the model was trained on category ids, else other annotations"
@@ -186,10 +202,10 @@ def label_mapping(detector: Detector, categories: dict[int, str], chosen: str | 
     return mapping
 
 
-def label_categories(detector: Detector, annotations: Path | None, labels: str | None) -> dict[int, Category]:
-    """Label -> category, by the annotation file, else by what the run was trained on, else COCO's for 91 classes.
+def label_categories(detector: Detector, annotations: Path | None, labels: LabelMapping | None) -> dict[int, Category]:
+    """Label -> category: of the annotation file, else of the run's data, else COCO's for 91 classes.
 
-    Empty where the names are unknown.
+    Empty if the names are unknown.
     """
     run = detector.run
     if annotations is None and run and run.data.name == "coco":
@@ -199,7 +215,7 @@ def label_categories(detector: Detector, annotations: Path | None, labels: str |
         categories = read_categories(annotations)
     elif run and run.data.name == "shapes":
         categories = dict(enumerate(CLASSES, start=1))
-    elif detector.model_config.num_classes == NUM_LABELS:
+    elif detector.num_classes == NUM_LABELS:
         categories = COCO_NAMES
     else:
         return {}

@@ -17,25 +17,25 @@ MIN_SIDE = 256  # pixels; smaller pictures are enlarged so that captions can be 
 MAX_ENLARGED_SIDE = 2048  # of the longer side after that: a picture of 1 x N pixels stays small
 TILE_SIDE = 640  # of the longer side in a grid of samples
 
-# Okabe and Ito's palette, which the colour-blind can tell apart
+# Okabe and Ito's palette, which that the colour-blind can tell apart
 PALETTE = ("#E69F00", "#56B4E9", "#009E73", "#F0E442", "#0072B2", "#D55E00", "#CC79A7")
 
 
 def colour(index: int) -> str:
-    """The colour of a class."""
+    """Colour of a class."""
     return PALETTE[index % len(PALETTE)]
 
 
 def draw_boxes(
     image: Tensor, boxes: Tensor, captions: list[str], colours: list[str], max_side: int | None = None
 ) -> Tensor:
-    """Boxes with a caption and a colour each, the first one on top.
+    """Draw boxes with a caption and a colour each, the first one on top.
 
     image:     uint8 (3, h, w); enlarged if small, and reduced to `max_side` if that is given
-    boxes:     (n, 4) xyxy in pixels of the image; what lies outside is drawn along the border
+    boxes:     (n, 4) xyxy in pixels of the image; parts outside are drawn along the border
     returns    uint8 (3, H, W)
     """
-    scale = _scale(*image.shape[-2:], max_side)
+    scale = _scale(image.shape[-2:], max_side)
     if scale != 1:
         image = TF.resize(image, [max(1, round(side * scale)) for side in image.shape[-2:]], antialias=True)
     picture = TF.to_pil_image(image)
@@ -51,15 +51,15 @@ def draw_boxes(
     return TF.pil_to_tensor(picture)
 
 
-def _scale(height: int, width: int, max_side: int | None) -> float:
-    """Factor from the image to its picture."""
-    short, long = min(height, width), max(height, width)
+def _scale(size: tuple[int, ...], max_side: int | None) -> float:
+    """Factor from an image of (height, width) to its picture."""
+    short, long = min(size), max(size)
     scale = max(1.0, min(MIN_SIDE / short, MAX_ENLARGED_SIDE / long))
     return min(scale, max_side / long) if max_side else scale
 
 
 def _fit(box: list[float], size: tuple[int, int]) -> list[float]:
-    """xyxy inside of a picture of (width, height), at least a pixel in extent where the picture has room."""
+    """Box xyxy moved inside a picture of (width, height), at least a pixel in extent if the picture has room."""
     low = [min(max(v, 0), side - 1) for v, side in zip(box[:2], size, strict=True)]
     high = [min(max(v, first + 1), side - 1) for v, first, side in zip(box[2:], low, size, strict=True)]
     return [*low, *(max(a, b) for a, b in zip(low, high, strict=True))]
@@ -73,7 +73,7 @@ def _write(
     font: ImageFont.FreeTypeFont | ImageFont.ImageFont,
     size: tuple[int, int],
 ) -> None:
-    """A caption on its colour, above the box's upper left corner, or inside where there is no room above."""
+    """Write a caption on its colour, above the box's upper left corner, or inside if there is no room above."""
     left, top, right, bottom = draw.textbbox((0, 0), caption, font=font)
     width, height = right - left + 4, bottom - top + 4
     x = max(0, min(corner[0], size[0] - width))

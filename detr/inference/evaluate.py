@@ -23,16 +23,23 @@ from detr.config import EvaluationConfig
 from detr.criterion import SetCriterion
 from detr.data.batch import Batch
 from detr.data.coco import CocoDetection, load_annotations
-from detr.errors import InputError
+from detr.errors import ExitCode, InputError, run_command
 from detr.evaluation import STATS, Detections, coco_classes, evaluate_coco, predict_dataset, validation_loader
-from detr.inference.detector import Detector, add_checkpoint_arguments, label_mapping, open_detector, read_categories
+from detr.inference.detector import (
+    Detector,
+    LabelMapping,
+    add_checkpoint_arguments,
+    label_mapping,
+    open_detector,
+    read_categories,
+)
 
 MARKS = {True: "[green]ok[/green]", False: "[bold red]off[/bold red]", None: "[dim]n/a[/dim]"}
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found, and the settings on which the figures depend."""
+    """Results of an evaluation, and the settings on which the figures depend."""
 
     metrics: dict[str, float]  # as `evaluate_coco` gives them
     losses: dict[str, float]
@@ -42,17 +49,16 @@ class Evaluation:
 
 
 def evaluate_checkpoint(
-    detector: Detector, annotations: Path, images: Path, labels: str | None, progress: Progress
+    detector: Detector, annotations: Path, images: Path, labels: LabelMapping | None, progress: Progress
 ) -> Evaluation:
-    """Detect on all images and compare with the annotations; InputError when they do not fit the model."""
+    """Detect on all images and compare with the annotations; InputError if they do not fit the model."""
     if not images.is_dir():
         raise InputError(f"--images {images}: there is no such folder")
-    num_classes = detector.model_config.num_classes
     mapping = label_mapping(detector, read_categories(annotations), labels)
     data = replace(detector.data, labels=mapping)
     dataset = CocoDetection(annotations, images, data, train=False)
     loader = validation_loader(dataset, data, detector.evaluation)
-    criterion = SetCriterion(num_classes, detector.run.loss if detector.run else None).to(detector.device)
+    criterion = SetCriterion(detector.num_classes, detector.run.loss if detector.run else None).to(detector.device)
     task = progress.add_task("images", total=len(dataset))
 
     def advance(batch: Batch, outputs: dict[str, Any]) -> None:
@@ -74,7 +80,7 @@ def evaluate_checkpoint(
 
 
 def tables(result: Evaluation) -> Iterator[str | Table]:
-    """Metrics, classes and audit for the terminal."""
+    """Tables of metrics, classes and audit for the terminal."""
     yield f"COCO metrics x 100, {result.settings['images']} images"
     for keys in (STATS[:6], STATS[6:]):
         grid = Table(*keys)
@@ -101,7 +107,7 @@ def _percent(value: float) -> str:
 
 
 def as_json(result: Evaluation) -> str:
-    """Metrics, losses, audit and settings; the detections go to a file of their own."""
+    """JSON of metrics, losses, audit and settings; the detections go to a file of their own."""
     content = asdict(result) | {"findings": [finding._asdict() for finding in result.findings]}
     del content["detections"]
     losses = {k: v if v == v else None for k, v in result.losses.items()}  # JSON has no NaN
@@ -109,7 +115,7 @@ def as_json(result: Evaluation) -> str:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command's options."""
+    """Parser of the command's options."""
     parser = argparse.ArgumentParser(prog="detr-evaluate", description="COCO metrics of a checkpoint, and their audit.")
     add_checkpoint_arguments(parser)
     parser.add_argument("--annotations", type=Path, required=True, metavar="FILE", help="COCO annotation file")
@@ -119,7 +125,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--pad-to",
         type=int,
         metavar="PX",
-        help="pad images alone to a multiple; 0: to the batch (default: run's, else 1)",
+        help="pad each image to a multiple; 0: pad to the batch (default: run's, else 1)",
     )
     parser.add_argument(
         "--area-limits",
@@ -131,7 +137,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--backend",
         choices=get_args(get_type_hints(EvaluationConfig)["backend"]),
-        help="that computes the metrics (default: the run's, else pycocotools)",
+        help="package that computes the metrics (default: the run's, else pycocotools)",
     )
     parser.add_argument("--num-workers", type=int, default=2, metavar="N", help="loading processes (default: 2)")
     parser.add_argument("--predictions", type=Path, metavar="FILE", help="save the detections in COCO results format")
@@ -140,21 +146,21 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; returns its exit code."""
+    """Run the command; returns the exit code."""
     options = build_parser().parse_args(argv)
-    errors = Console(stderr=True, soft_wrap=True)
-    try:
-        result = run(options, errors)
-    except InputError as error:
-        errors.print(f"error: {error}", markup=False, highlight=False)
-        return 2
+    return run_command(lambda: print_evaluation(options))
+
+
+def print_evaluation(options: argparse.Namespace) -> int:
+    """Evaluate as the options say, and print the results."""
+    result = run(options, Console(stderr=True, soft_wrap=True))
     console = Console(soft_wrap=options.json)
     if options.json:
         console.print(as_json(result), markup=False, highlight=False)
     else:
         for grid in tables(result):
             console.print(grid)
-    return 0
+    return ExitCode.DONE
 
 
 def run(options: argparse.Namespace, console: Console) -> Evaluation:

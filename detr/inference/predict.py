@@ -1,7 +1,8 @@
-"""Detect objects in image files: `detr-predict IMAGE... --checkpoint FILE`.
+"""Detect objects in image files, draw them to a picture an image, and print them as a table or as JSON.
 
-Draws the detections to a picture per image, and prints them as a table or as JSON. Exit codes: 0 done, 2 the input is
-wrong.
+    detr-predict IMAGE ... --checkpoint FILE
+
+Exit codes: 0 done, 2 the input is wrong.
 """
 
 import argparse
@@ -17,7 +18,7 @@ from rich.table import Table
 from torch import Tensor
 
 from detr.data.image import read_image
-from detr.errors import InputError
+from detr.errors import ExitCode, InputError, run_command
 from detr.inference.detector import Category, Detector, add_checkpoint_arguments, label_categories, open_detector
 from detr.inference.draw import colour, draw_boxes
 
@@ -27,7 +28,7 @@ SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
 def detections_above(
     result: dict[str, Tensor], threshold: float, categories: dict[int, Category]
 ) -> list[dict[str, Any]]:
-    """Detections with a score above the threshold, best first.
+    """List the detections with a score above the threshold, best first.
 
     result:   of `Detector.detect`
     returns   dicts of label, category_id (None if unknown), class (its name, else its label), score, box xyxy in pixels
@@ -45,7 +46,7 @@ def detections_above(
 def predict(
     detector: Detector, path: Path, picture: Path, threshold: float, categories: dict[int, Category]
 ) -> dict[str, Any]:
-    """Detect on one image file and draw it; the entry of the JSON output."""
+    """Detect on one image file and draw it; returns the entry of the JSON output."""
     image = read_image(path)
     result = detector.detect(image)
     found = detections_above(result, threshold, categories)
@@ -61,7 +62,7 @@ def predict(
 
 
 def picture_paths(images: list[Path], output: Path | None) -> list[Path]:
-    """Where the picture of each image goes; InputError when that would overwrite an image.
+    """Choose the file of each image's picture; InputError if that would overwrite an image.
 
     output:  a folder (created; default: the working directory) for files <image>-detections.png, or for a single image
              the picture's own name
@@ -92,7 +93,7 @@ def picture_paths(images: list[Path], output: Path | None) -> list[Path]:
 
 
 def table(result: dict[str, Any]) -> Table:
-    """The detections of one image for the terminal."""
+    """Table of the detections of one image for the terminal."""
     grid = Table()
     for header in ("class", "score", "left", "top", "right", "bottom"):
         grid.add_column(header, justify="left" if header == "class" else "right")
@@ -110,7 +111,7 @@ def show(result: dict[str, Any], console: Console) -> None:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    """The command's options."""
+    """Parser of the command's options."""
     parser = argparse.ArgumentParser(prog="detr-predict", description="Detect objects in image files and draw them.")
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="image files of any common format")
     add_checkpoint_arguments(parser)
@@ -124,26 +125,27 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """The command; returns its exit code."""
+    """Run the command; returns the exit code."""
     options = build_parser().parse_args(argv)
+    return run_command(lambda: run(options))
+
+
+def run(options: argparse.Namespace) -> int:
+    """Detect on all images, draw and print as the options say."""
+    if not 0 <= options.threshold <= 1:
+        raise InputError(f"--threshold {options.threshold:g}: must be in 0..1")
     console = Console(soft_wrap=options.json)
-    try:
-        if not 0 <= options.threshold <= 1:
-            raise InputError(f"--threshold {options.threshold:g}: must be in 0..1")
-        pictures = picture_paths(options.images, options.output)
-        detector = open_detector(options)
-        categories = label_categories(detector, options.annotations, options.labels)
-        results = []
-        for image, picture in zip(options.images, pictures, strict=True):
-            results.append(predict(detector, image, picture, options.threshold, categories))
-            if not options.json:
-                show(results[-1], console)
-    except InputError as error:
-        Console(stderr=True, soft_wrap=True).print(f"error: {error}", markup=False, highlight=False)
-        return 2
+    pictures = picture_paths(options.images, options.output)
+    detector = open_detector(options)
+    categories = label_categories(detector, options.annotations, options.labels)
+    results = []
+    for image, picture in zip(options.images, pictures, strict=True):
+        results.append(predict(detector, image, picture, options.threshold, categories))
+        if not options.json:
+            show(results[-1], console)
     if options.json:
         console.print(json.dumps(results, indent=1), markup=False, highlight=False)
-    return 0
+    return ExitCode.DONE
 
 
 if __name__ == "__main__":

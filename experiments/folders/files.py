@@ -1,8 +1,8 @@
-"""Folders of runs, ablations and sweeps: the truth that MLflow gets, as files that a kill at any moment leaves sound.
+"""Files of runs, ablations and sweeps that a kill at any moment leaves sound: the truth, of which MLflow gets a copy.
 
-status.json     state, error, warnings and what the owner adds
-tracked.json    what MLflow is to know beside files and records: name, tags, parameters
-uploaded.json   what MLflow has got (experiments.tracking.upload)
+status.json     state, error, warnings, and entries of the folder's owner
+tracked.json    name, tags and parameters for MLflow (experiments.tracking.upload)
+uploaded.json   parts that MLflow has got (experiments.tracking.upload)
 *.jsonl         journals
 """
 
@@ -21,14 +21,14 @@ STATES = ("planned", "running", "finished", "failed", "stopped", "pruned")
 
 
 class Folder:
-    """A folder with a status."""
+    """Folder with a status."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @property
     def status(self) -> dict[str, Any]:
-        """Content of status.json; "planned" where nothing has run."""
+        """Content of status.json; state "planned" before the first run."""
         status = read_json(self.path / STATUS, {"state": "planned"})
         if status.get("state") not in STATES:
             raise InputError(f"{self.path / STATUS}: the state {str(status.get('state'))[:50]!r} is none of {STATES}")
@@ -39,13 +39,13 @@ class Folder:
         write_json(self.path / STATUS, self.status | values)
 
     def track(self, name: str, tags: dict[str, str], **more: Any) -> None:
-        """Say what MLflow is to know: name, tags, and what `Upload` explains."""
+        """Write tracked.json: name, tags, and the further entries that `Upload` explains."""
         write_json(self.path / TRACKED, {"name": name, "tags": tags} | more)
 
 
 def not_a_link(path: Path) -> Path:
-    """The path. InputError where it is a link: a folder that somebody else made would have others' files read and
-    written.
+    """The path itself. InputError if it is a link: a folder that somebody else made could have others' files read and
+    written through it.
     """
     if path.is_symlink():
         raise InputError(f"{path}: is a link; records and logs are files of their own")
@@ -53,9 +53,9 @@ def not_a_link(path: Path) -> Path:
 
 
 class Journal:
-    """Lines of JSON, each with its time, that are only ever added: a byte offset stays valid for good.
+    """File of JSON lines, each with its time, that are only ever added: a byte offset stays valid for good.
 
-    InputError where the file is a link.
+    InputError if the file is a link.
     """
 
     def __init__(self, path: Path) -> None:
@@ -63,7 +63,7 @@ class Journal:
 
     @property
     def size(self) -> int:
-        """Bytes; 0 where there is no file yet."""
+        """Size in bytes; 0 before the first line."""
         return self.path.stat().st_size if self.path.exists() else 0
 
     def append(self, line: dict[str, Any], flush: bool = False) -> None:
@@ -77,14 +77,14 @@ class Journal:
     def lines(self, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
         """Lines from the byte `offset` on, each with the offset behind it; half a line that a kill left is not read.
 
-        InputError names file and offset of a line that no journal has.
+        InputError names file and offset of a line that is no record.
         """
         for text in self._texts(offset):
             yield self._parse(text, offset), offset + len(text)
             offset += len(text)
 
     def count(self, offset: int = 0) -> int:
-        """Complete lines from the byte `offset` on, whatever is in them."""
+        """Number of complete lines from the byte `offset` on, whatever is in them."""
         return sum(1 for _ in self._texts(offset))
 
     def _texts(self, offset: int) -> Iterator[bytes]:
@@ -112,7 +112,7 @@ class Journal:
         return [line for line, _ in self.lines()]
 
     def repair(self) -> dict[str, Any] | None:
-        """Cut off half a line that a kill left, so that another can follow; returns the last line."""
+        """Cut off half a line that a kill left, so that another can follow; returns the last whole line."""
         tail, end = self._tail(), self.end
         if self.size > end:
             os.truncate(self.path, end)
@@ -120,7 +120,7 @@ class Journal:
         return self._parse(last, end - len(last)) if last else None
 
     def _tail(self) -> bytes:
-        """The last million bytes: two lines of records at least."""
+        """Last million bytes: two lines of records at least."""
         if not self.size:
             return b""
         with self.path.open("rb") as file:
@@ -144,12 +144,12 @@ class Journal:
 
 
 def place(line: dict[str, Any]) -> tuple[int, bool]:
-    """Where a line of records stands in the run: its step, and whether it is the evaluation after it."""
+    """Place of a record in its run: its step, and whether it is the evaluation after that step."""
     return line["step"], not any(key.startswith("train/") for key in line["metrics"])
 
 
 def read_json(path: Path, default: dict[str, Any] | None = None) -> dict[str, Any]:
-    """A JSON object; `default`, if given, where there is no such file. InputError names a file that holds none."""
+    """Read a JSON object; `default`, if given, stands for a missing file. InputError names a file that holds none."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

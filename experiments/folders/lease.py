@@ -1,4 +1,4 @@
-"""One writer to a folder, on one machine or on several that share a file system.
+"""Lease of a folder: one writer, on one machine or on several that share a file system.
 
 lease.json names the owner: machine, process, and since when. While the owner lives its heartbeat renews the file's
 time. The next process takes a lease over when the owner is dead: on the same machine when its process is gone, from
@@ -22,17 +22,16 @@ from types import TracebackType
 import psutil
 from filelock import FileLock
 
-from detr.errors import InputError
+from detr.errors import ExitCode, InputError
 from experiments.folders.files import Folder, read_json, write_json
 
 LEASE, GUARD = "lease.json", "lease.lock"
 BEAT_SECONDS, EXPIRY_SECONDS = 20.0, 180.0  # network file systems may show a file's time a minute late
-HELD = 4  # exit code: another process has it
 
 
 @dataclass(frozen=True)
 class Owner:
-    """The process that holds a lease."""
+    """Process that holds a lease."""
 
     token: str  # unique
     host: str
@@ -43,7 +42,7 @@ class Owner:
 
     @classmethod
     def me(cls) -> "Owner":
-        """A new owner: this process."""
+        """This process as an owner, with a new token."""
         now = datetime.now(UTC).isoformat(timespec="seconds")
         started = psutil.Process().create_time()
         return cls(uuid.uuid4().hex, platform.node(), _machine(), os.getpid(), started, now)
@@ -55,9 +54,11 @@ class Owner:
 class Held(InputError):
     """Another process has the folder; the message says which."""
 
+    exit_code = ExitCode.HELD
+
 
 class Lease:
-    """The right to write to a folder, held inside the block. Held is raised when a living process has it."""
+    """Right to write to a folder, held inside the block. Held is raised if a living process has it."""
 
     def __init__(self, folder: Path) -> None:
         self.folder, self.owner, self.ended = folder, Owner.me(), threading.Event()
@@ -88,7 +89,7 @@ class Lease:
                 if not self._is_mine():
                     sys.stderr.write(f"{self.folder} was taken over by {owner(self.folder)}: nothing more is written\n")
                     sys.stderr.flush()
-                    os._exit(HELD)  # at once: whatever this process is about to write is another's now
+                    os._exit(ExitCode.HELD)  # at once: whatever this process is about to write is another's now
                 os.utime(self.folder / LEASE)
             except OSError:
                 continue  # the file system does not answer; who takes over will be seen when it does
@@ -116,7 +117,7 @@ def held(folder: Path) -> Iterator[Folder]:
 
 
 def owner(folder: Path) -> Owner | None:
-    """The living process that holds the folder's lease; None where there is none."""
+    """Living process that holds the folder's lease; None if there is none."""
     found = _read(folder)
     if found is None:
         return None
@@ -126,7 +127,7 @@ def owner(folder: Path) -> Owner | None:
 
 
 def _read(folder: Path) -> Owner | None:
-    """The owner that the file names; None where there is no file, or one that no lease wrote."""
+    """Owner that the file names; None if there is no file, or one that no lease wrote."""
     try:
         content = read_json(folder / LEASE, {})
         found = Owner(**content)

@@ -1,1 +1,1 @@
-"""Places where worker processes run, one module a choice of `launcher=`."""
+"""Launchers of worker processes, one module a choice of `launcher=`."""

@@ -1,4 +1,4 @@
-"""The launcher that a configuration chooses."""
+"""Choice of the launcher by the configuration."""
 
 from pathlib import Path
 from typing import Any
@@ -13,9 +13,12 @@ from experiments.launchers.slurm import Slurm, SlurmSettings
 
 
 def build_launcher(launcher: dict[str, Any], workers: int | None, num_processes: int, run_root: Path) -> Launcher:
-    """From the configuration's `launcher`, `workers` and `train.num_processes`; InputError where they do not fit.
+    """Build the launcher that a configuration asks for; InputError if its settings do not fit together.
 
-    The processes that torchrun started are all that a run gets: there runs go one after the other, in these processes.
+    launcher:       its `launcher`: name and settings
+    num_processes:  of one run, its `train.num_processes`
+
+    Below torchrun runs go one after the other in the processes that it started: they are all that a run gets.
     """
     settings = dict(launcher)
     name = settings.pop("name")

@@ -1,4 +1,4 @@
-"""Runs one after the other in this very process: under a debugger, and in all the processes that torchrun started."""
+"""Local launcher: runs one after the other in this very process, for a debugger and below torchrun."""
 
 import importlib
 import threading
@@ -9,28 +9,28 @@ WATCH_SECONDS = 0.3
 
 
 class Ended:
-    """A process that has ended already."""
+    """Process that has ended already."""
 
     def __init__(self, code: int) -> None:
         self.returncode = code
 
     def poll(self) -> int:
-        """The exit code."""
+        """Exit code."""
         return self.returncode
 
     def terminate(self) -> None:
-        """There is nothing left to stop."""
+        """Do nothing: it has ended."""
 
 
 class Local:
-    """No processes at all."""
+    """Launcher without processes of its own."""
 
     width = depth = 1
     here = True
     farewell = "stopped; the same command goes on"
 
     def start(self, module: list[str], log: Path, watch: Callable[[], None]) -> Ended:
-        """Run the module's `main` to its end. It speaks to this terminal, not to the log."""
+        """Run the module's `main` to its end, with its output on this terminal."""
         name, *arguments = module
         ended = threading.Event()
         watcher = threading.Thread(target=_every, args=(WATCH_SECONDS, watch, ended), daemon=True)

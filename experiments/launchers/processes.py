@@ -1,4 +1,4 @@
-"""Worker processes on this machine: by default one a GPU, or without GPUs one a CPU core."""
+"""Launcher of processes on this machine: by default one a GPU, or without GPUs one a CPU core."""
 
 import os
 import subprocess
@@ -15,13 +15,13 @@ MAX_CPU_WORKERS = 4  # by default
 
 
 class Processes:
-    """Subprocesses, each with GPUs and a share of the CPU cores of its own."""
+    """Launcher of subprocesses, each with GPUs and a share of the CPU cores of its own."""
 
     here = True
     farewell = "stopped; the same command goes on"
 
     def __init__(self, workers: int | None, num_processes: int) -> None:
-        """`num_processes`: of one run, each with its GPU."""
+        """num_processes: of one run, each with its GPU"""
         slots = worker_slots(workers, num_processes)
         self.width = self.depth = len(slots)
         self.environments = slots
@@ -46,7 +46,7 @@ class Processes:
 def worker_slots(workers: int | None, num_processes: int = 1) -> list[dict[str, str]]:
     """Environment of each worker slot: its GPUs and its share of the CPU cores.
 
-    By default as many slots as there are GPUs for; without GPUs one a core, at most MAX_CPU_WORKERS.
+    By default there are as many slots as GPUs allow; without GPUs one a core, at most MAX_CPU_WORKERS.
     """
     cores, gpus = torch.get_num_threads(), torch.cuda.device_count()
     if gpus and num_processes > gpus:

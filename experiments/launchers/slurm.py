@@ -1,4 +1,4 @@
-"""SLURM jobs through submitit: one job a worker, requeued when it is preempted or out of time.
+"""Launcher of SLURM jobs through submitit: one job a worker, requeued when it is preempted or out of time.
 
 A job lives longer than the command that submitted it. Beside the worker's log, NAME.log, lies NAME.job with the job's
 number; the same command again recognises the job there, and collects from it. `squeue` tells which jobs there are:
@@ -16,26 +16,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from detr.errors import InputError
+from detr.errors import ExitCode, InputError
 from experiments.launchers.base import importable
 
 try:
     import submitit
 
     from experiments.launchers.slurm_task import Task, read_job, write_job
+
+    HAS_SUBMITIT = True
 except ImportError:  # an extra of its own
-    submitit = None
+    HAS_SUBMITIT = False
 
 REQUEUES = 1000  # after time limits; submitit gives up after three
 MISSED_LOOKS = 2  # a job that squeue did not list so often has ended, and what it wrote can be seen here as well
-DETACHED = 3  # exit code of a job that goes on without us: it can be collected later
 JOBS = 16  # at the same time, by default
 ARRAY = 1000  # SLURM's own limit, MaxArraySize, is 1001 where it was not changed
 
 
 @dataclass(frozen=True)
 class SlurmSettings:
-    """What a job asks for; conf/launcher/slurm.yaml has the values and explains them."""
+    """Resources of a job; conf/launcher/slurm.yaml has the values and explains them."""
 
     partition: str | None
     account: str | None
@@ -64,15 +65,14 @@ class SlurmSettings:
 
 
 class Slurm:
-    """A queue that takes everything at once, and runs `width` jobs at the same time."""
+    """Launcher with a queue, which takes everything at once and runs `width` jobs at the same time."""
 
     here = False
-
     farewell = "the jobs go on in SLURM, where scancel ends them; the same command collects what they find"
 
     def __init__(self, settings: SlurmSettings, workers: int | None, num_processes: int, folder: Path) -> None:
-        """`num_processes`: of one run. `folder`: of submitit's files, on storage that the nodes share."""
-        if submitit is None:
+        """num_processes: of one run. folder: of submitit's files, on storage that the nodes share"""
+        if not HAS_SUBMITIT:
             raise InputError("launcher=slurm needs submitit: pip install -e '.[slurm]'")
         if not shutil.which("sbatch"):
             raise InputError("launcher=slurm: there is no sbatch here; start this where jobs are submitted")
@@ -88,14 +88,14 @@ class Slurm:
         self.unsubmitted: list[Job] = []
 
     def start(self, module: list[str], log: Path, watch: Callable[[], None]) -> "Job":
-        """The worker's job: the one that is in the queue already, or a new one."""
+        """Return the worker's job: the one that is in the queue already, or a new one."""
         job = Job(self, module, log)
         if job.number not in self.queue.numbers():
             self.unsubmitted.append(job)
         return job
 
     def submit(self) -> None:
-        """Submit what was started since the last call, as arrays of at most ARRAY jobs."""
+        """Submit the jobs that were started since the last call, as arrays of at most ARRAY jobs."""
         jobs, self.unsubmitted = [job for job in self.unsubmitted if job.returncode is None], []
         for first in range(0, len(jobs), ARRAY):
             self._submit_array(jobs[first : first + ARRAY])
@@ -114,7 +114,7 @@ class Slurm:
             job.look = self.queue.looks
 
     def parameters(self) -> dict[str, Any]:
-        """What submitit makes the head of a batch script of."""
+        """Parameters from which submitit writes the head of a batch script."""
         settings = self.settings
         asked = {
             "gpus_per_node": settings.gpus * self.per_node or None,
@@ -138,7 +138,7 @@ class Slurm:
 
 
 class Job:
-    """A worker's job, to be asked like a process."""
+    """Job of a worker, with the interface of a process."""
 
     def __init__(self, launcher: Slurm, module: list[str], log: Path) -> None:
         self.launcher, self.module, self.log = launcher, module, log
@@ -147,11 +147,11 @@ class Job:
 
     @property
     def number(self) -> str | None:
-        """As SLURM shows it, "12" or "12_3"; None before there was a job."""
+        """Job number as SLURM shows it, "12" or "12_3"; None before there was a job."""
         return read_job(self.log).get("job")
 
     def poll(self) -> int | None:
-        """The worker's exit code; 1 for a job that vanished without one."""
+        """Exit code of the worker, None while the job waits or runs; 1 for a job that vanished without one."""
         self.launcher.submit()
         queue = self.launcher.queue
         listed = self.number in queue.numbers()
@@ -162,12 +162,12 @@ class Job:
         return self.returncode
 
     def terminate(self) -> None:
-        """Leave it to SLURM."""
-        self.returncode = DETACHED
+        """Leave the job to SLURM."""
+        self.returncode = ExitCode.STOPPED  # the job goes on without us, and can be collected later
 
 
 class Queue:
-    """This user's jobs, as squeue last told."""
+    """Jobs of this user, as squeue last listed them."""
 
     def __init__(self, poll_seconds: float) -> None:
         self.poll_seconds, self.looks = poll_seconds, 0

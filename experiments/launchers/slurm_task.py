@@ -1,4 +1,4 @@
-"""What a SLURM job executes. Light, since its process waits beside the worker's for hours."""
+"""Task that a SLURM job executes. Light, since its process waits beside the worker's for hours."""
 
 import json
 import os
@@ -16,14 +16,14 @@ from experiments.launchers.base import importable
 
 
 class Task:
-    """What a job executes; submitit stores it, and calls `checkpoint` when SLURM warns."""
+    """Callable of a job; submitit stores it, and calls `checkpoint` when SLURM warns."""
 
     def __init__(self, module: list[str], log: Path) -> None:
         self.module, self.log = module, log
         self.process: subprocess.Popen | None = None
 
     def __call__(self) -> None:
-        """Run the worker, one of several where the job has several tasks."""
+        """Run the worker, one of several if the job has several tasks."""
         job = submitit.JobEnvironment()
         if job.num_tasks > 1:
             submitit.helpers.TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)
@@ -51,12 +51,12 @@ class Task:
 
 
 def job_file(log: Path) -> Path:
-    """Where the number of the job that writes this log is kept."""
+    """File with the number of the job that writes this log."""
     return log.with_suffix(".job")
 
 
 def read_job(log: Path) -> dict[str, Any]:
-    """Number and, once it has ended, exit code of the worker; empty where there was no job."""
+    """Number of a job and, once it has ended, exit code of its worker; empty if there was no job."""
     try:
         content = json.loads(job_file(log).read_text())
     except (OSError, ValueError):
@@ -65,5 +65,5 @@ def read_job(log: Path) -> dict[str, Any]:
 
 
 def write_job(log: Path, content: dict[str, Any]) -> None:
-    """Replace what is kept of a job in one step."""
+    """Replace the file of a job in one step."""
     write_json(job_file(log), content)

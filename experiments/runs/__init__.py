@@ -1,1 +1,1 @@
-"""The execution of an ablation's runs."""
+"""Execution of the runs of an ablation."""

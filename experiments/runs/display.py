@@ -1,4 +1,4 @@
-"""What a person sees while runs are trained: bars on a terminal, a line an evaluation elsewhere."""
+"""Progress of runs for a person: bars on a terminal, elsewhere a line an evaluation."""
 
 import pandas as pd
 from rich.console import Console
@@ -13,7 +13,7 @@ COLOURS = {"finished": "green", "failed": "red", "stopped": "yellow"}
 
 
 class Display:
-    """A bar over all runs and one over the steps of each active run, with loss, AP and the time left."""
+    """Bars over all runs and over the steps of each active run, with loss, AP and the time left."""
 
     def __init__(self, console: Console, num_runs: int) -> None:
         self.console = console
@@ -33,17 +33,17 @@ class Display:
         self.progress.stop()
 
     def start(self, name: str, directory: RunDirectory) -> None:
-        """A run begins, here or elsewhere."""
+        """Add the bar of a run that begins, here or elsewhere."""
         if name not in self.tasks:
             self.tasks[name] = self.progress.add_task(name, total=None, status="")
             self.offsets[name], self.status[name] = directory.records.end, {}
 
     def say(self, text: str) -> None:
-        """A line for the reader."""
+        """Print a line."""
         self.console.print(text, markup=False)
 
     def update(self, name: str, directory: RunDirectory) -> None:
-        """Show what has come to the run's records."""
+        """Show the records that the run has added since the last call."""
         status, record = self.status[name], None
         for record, offset in directory.records.lines(self.offsets[name]):
             self.offsets[name] = offset
@@ -63,14 +63,14 @@ class Display:
             self.progress.update(self.tasks[name], completed=record["step"], total=record["num_steps"], status=text)
 
     def finish(self, name: str, state: str, error: str) -> None:
-        """The run ended in this state."""
+        """Print the state in which a run ended, and remove its bar."""
         self.console.print(f"{name}  [{COLOURS.get(state, 'yellow')}]{state}[/] {escape(error)}")
         self.progress.remove_task(self.tasks[name])
         self.progress.advance(self.all)
 
 
 def print_table(console: Console, frame: pd.DataFrame, title: str) -> None:
-    """A frame of texts as a terminal table."""
+    """Print a frame of texts as a table."""
     table = Table(title=title, title_justify="left")
     for i, column in enumerate(frame.columns):
         text = i == 0 or column == "note"

@@ -1,4 +1,4 @@
-"""What a run died of, and what to do about it, in a sentence."""
+"""Explanations of the errors that runs die of, with remedies."""
 
 import errno
 
@@ -11,7 +11,7 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def explain(error: Exception) -> str:
-    """The error in one sentence, with the remedy where there is a known one. docs/survival.md lists them."""
+    """The error in one sentence, with the remedy if one is known. docs/survival.md lists them."""
     if isinstance(error, InputError):
         return str(error)
     text = f"{type(error).__name__}: {error}"

@@ -1,4 +1,4 @@
-"""From the command line's overrides to finished runs and their table."""
+"""Launch an ablation: from the command line's overrides to finished runs, their table and their report."""
 
 import shutil
 from collections.abc import Iterator
@@ -6,17 +6,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from rich.console import Console
-from rich.progress import track
 
-from detr.config import RunConfig
-from detr.data import CocoDetection, open_split, split_paths
-from detr.evaluation import coco_classes
-from detr.setup import build_detector, check_compiler, choose_device, prepare
+from detr.data import split_paths
+from detr.errors import ExitCode
 from experiments.definition.arms import Ablation, expand, plan
 from experiments.definition.planning import show_plan
 from experiments.folders.files import Folder, write_json
 from experiments.folders.lease import held
-from experiments.launchers.base import Launcher
 from experiments.launchers.choice import build_launcher
 from experiments.results.evidence import gather
 from experiments.results.report.ablation_report import spoken, write
@@ -24,6 +20,7 @@ from experiments.results.report.sections import title
 from experiments.results.report.tables import REFERENCE_NOTE, arm_table, reference_table, terminal_table
 from experiments.runs.display import print_table
 from experiments.runs.pool import run_workers
+from experiments.runs.preflight import preflight
 from experiments.runs.run_directory import RunDirectory
 from experiments.runs.stop import Stop
 from experiments.schema import names
@@ -48,7 +45,7 @@ def launch(overrides: list[str], console: Console) -> int:
     )
     if ablation.plan_only:
         show_plan(ablation, todo, launcher.width, store, console)
-        return 0
+        return ExitCode.DONE
     if todo:
         preflight([arm.config for arm in ablation.arms], store, launcher, console)
     dead = reconcile(store.run_root)
@@ -60,54 +57,21 @@ def launch(overrides: list[str], console: Console) -> int:
         Folder(folder).update(state=state)
         uploader.folders = [*uploader.folders, *(run.directory for run in runs)]
         uploader.finish()
-        if is_uploaded(uploader, f"experiments.results.report.ablation_report {ablation.name}", console):
+        if is_uploaded(uploader, f"detr-report {ablation.name}", console):
             report(store, folder, console)
             uploader.finish()  # the report as well
     console.print(f"run directories  {folder}")
     if state == "stopped":
         console.print(launcher.farewell)
-        return 3
-    return 1 if state == "failed" else 0
+        return ExitCode.STOPPED
+    return ExitCode.FAILED if state == "failed" else ExitCode.DONE
 
 
 def ablation_folder(ablation: Ablation, store: Store) -> Path:
-    """The newest folder of this ablation, or a new one where there is none or fresh=true."""
+    """The newest folder of this ablation, or a new one if there is none or with fresh=true."""
     stem = f"{ablation.name}-{ablation.identity}"
     newest = max((int(path.suffix[1:]) for path in store.run_root.glob(f"{stem}.*")), default=0)
     return store.run_root / f"{stem}.{newest + 1 if ablation.fresh or not newest else newest}"
-
-
-def preflight(configs: list[RunConfig], store: Store, launcher: Launcher, console: Console) -> None:
-    """Find what would stop a run before any of them spends time: data, images, starting weights, device,
-    packages.
-    """
-    data = configs[0].data
-    for split in ("train", "val"):
-        dataset = open_split(data, split)
-        console.print(dataset.summary())
-        if data.verify_images:
-            verify_once(dataset, store.run_root / "verified", console)
-    for config in configs:
-        if launcher.here and config.own_parts:
-            prepare(config)  # tries them
-            continue
-        if launcher.here:
-            device = choose_device(config.train.device)
-            if config.train.compile:
-                check_compiler(device)
-            coco_classes(config.evaluation.backend)
-        build_detector(config, config.model.num_classes or dataset.num_classes)
-
-
-def verify_once(dataset: CocoDetection, folder: Path, console: Console) -> None:
-    """Decode every image of the set, unless that was done and no file has changed since."""
-    stamp = folder / dataset.files_fingerprint()
-    if stamp.exists():
-        return
-    for _ in track(dataset.verify_images(), "checking images", len(dataset), console=console, transient=True):
-        pass
-    folder.mkdir(parents=True, exist_ok=True)
-    stamp.touch()
 
 
 @contextmanager
@@ -124,7 +88,7 @@ def opened(ablation: Ablation, folder: Path, store: Store) -> Iterator[None]:
 
 
 def is_uploaded(uploader: Uploader, report_command: str, console: Console) -> bool:
-    """Whether MLflow has everything; if not, say what it lacks and what to do."""
+    """Whether MLflow has everything; if not, print what it lacks and what to do."""
     lacking = {path: missing for path in dict.fromkeys(uploader.folders) if (missing := left(path))}
     for path, missing in lacking.items():
         console.print(f"MLflow lacks {missing} of {path}", markup=False)
@@ -133,12 +97,12 @@ def is_uploaded(uploader: Uploader, report_command: str, console: Console) -> bo
             f"MLflow could not be given everything ({uploader.fault}). Nothing is lost. When that is mended:",
             markup=False,
         )
-        console.print(f"  detr-sync && python -m {report_command}", markup=False)
+        console.print(f"  detr-sync && {report_command}", markup=False)
     return not (lacking or uploader.fault)
 
 
 def report(store: Store, folder: Path, console: Console) -> None:
-    """Print the table and the verdicts, write the report, and say where everything is."""
+    """Print the table and the verdicts, write the report, and print the places of all results."""
     evidence = gather(store, noted(folder)["run_id"])
     print_table(console, terminal_table(arm_table(evidence.results)), title(evidence))
     print_table(console, reference_table().drop(columns="note"), f"published, {REFERENCE_NOTE}")

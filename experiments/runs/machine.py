@@ -1,4 +1,4 @@
-"""Use of CPU, memory, disk, network and GPU, into a run's journal."""
+"""Sampling of CPU, memory, disk, network and GPU use into a run's journal."""
 
 import threading
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ SAMPLE_SECONDS = 10.0
 
 @contextmanager
 def recorded_use(folder: Path) -> Iterator[None]:
-    """Record while the block runs. A line's step counts the samples, on from those of earlier sessions.
+    """Record the use while the block runs. A line's step counts the samples, on from those of earlier sessions.
 
     MLflow's monitors measure. Its thread around them is not used: it asks the tracking server before every sample.
     """
@@ -46,7 +46,7 @@ def recorded_use(folder: Path) -> Iterator[None]:
 
 
 def available_monitors() -> list[BaseMetricsMonitor]:
-    """One a kind of device."""
+    """Monitors of MLflow, one a kind of device."""
     monitors = [CPUMonitor(), DiskMonitor(), NetworkMonitor()]
     with suppress(ImportError, RuntimeError):  # no nvidia-ml-py, or no GPU
         monitors.append(GPUMonitor())
@@ -54,8 +54,8 @@ def available_monitors() -> list[BaseMetricsMonitor]:
 
 
 def measure(monitors: list[BaseMetricsMonitor]) -> dict[str, float]:
-    """The use at present, by MLflow's names."""
-    use = {}
+    """Present use, by MLflow's names."""
+    use: dict[str, float] = {}
     for monitor in monitors:
         monitor.collect_metrics()
         use |= monitor.aggregate_metrics()

@@ -1,4 +1,4 @@
-"""Runs in worker processes. They share nothing but run directories: one that dies takes none along."""
+"""Pool of worker processes, one a run. They share nothing but run directories: one that dies takes none along."""
 
 import signal
 import time
@@ -7,14 +7,14 @@ from pathlib import Path
 
 from rich.console import Console
 
+from detr.errors import ExitCode
 from experiments.definition.arms import Run
 from experiments.folders.files import not_a_link
-from experiments.folders.lease import HELD, owner
+from experiments.folders.lease import owner
 from experiments.launchers.base import Launcher, Process
 from experiments.runs.display import Display
 from experiments.runs.run_directory import RunDirectory
 from experiments.runs.stop import Stop
-from experiments.runs.worker import EXIT_CODES
 from experiments.tracking.mirror import Uploader
 
 POLL_SECONDS = 0.3
@@ -39,8 +39,8 @@ def run_workers(
 
 
 class Workers:
-    """The processes of some runs. A run that another command is training is followed like our own, and taken over if
-    that one stops or dies.
+    """Processes of some runs. A run that another command is training is followed like our own, and taken over if that
+    command stops or dies.
     """
 
     def __init__(self, runs: list[Run], folder: Path, launcher: Launcher, display: Display, uploader: Uploader) -> None:
@@ -58,7 +58,7 @@ class Workers:
         return bool(self.waiting or self.active or self.elsewhere)
 
     def start(self) -> None:
-        """Start what the launcher takes."""
+        """Start as many runs as the launcher takes."""
         while self.waiting and len(self.active) < self.launcher.depth:
             run = self.waiting.pop(0)
             self.display.start(run.name, RunDirectory(run.directory))
@@ -71,13 +71,13 @@ class Workers:
                 self.active[run] = self._start(run)
 
     def collect(self) -> None:
-        """Show the records that came, and how runs ended."""
+        """Show new records, and the states of the runs that ended."""
         for run, process in list(self.active.items()):
             ended = process.poll() is not None
             self.display.update(run.name, RunDirectory(run.directory))
             if ended:
                 del self.active[run]
-                if process.returncode == HELD and not self.stopping:  # another command was faster
+                if process.returncode == ExitCode.HELD and not self.stopping:  # another command was faster
                     self.waiting.append(run)
                 else:
                     mark_dead(RunDirectory(run.directory), process.returncode)
@@ -116,13 +116,13 @@ class Workers:
 
 
 def worker_log(directory: Path) -> Path:
-    """What the worker of a run has to say. InputError where it is a link."""
+    """Log of a run's worker. InputError if it is a link."""
     return not_a_link(directory / "worker.log")
 
 
-def mark_dead(directory: RunDirectory, code: int) -> None:
-    """Mark a run failed whose worker died without a word, and which nobody else is training."""
-    silent = code != EXIT_CODES["stopped"] and owner(directory.path) is None
+def mark_dead(directory: RunDirectory, code: int | None) -> None:
+    """Mark a run as failed if its worker died without saying so and nobody else is training it."""
+    silent = code != ExitCode.STOPPED and owner(directory.path) is None
     if silent and directory.status["state"] in ("planned", "running"):
         if code == -signal.SIGKILL:
             error = "the worker was killed, as systems do when memory runs out; the same command goes on"

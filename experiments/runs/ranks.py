@@ -1,4 +1,4 @@
-"""The processes of one run: the first does what a single process would, the others train what it trains."""
+"""Processes of one run: the first does what a single process would, the others train what it trains."""
 
 import os
 import sys
@@ -19,8 +19,8 @@ SAVE_SECONDS = "120"  # for a step and a checkpoint, until torchrun kills
 
 
 def lead(main: Callable[[], int]) -> int:
-    """Run `main` in the first of the processes that were started together, and in this one where there are no others;
-    returns its exit code.
+    """Run `main` in the first of the processes that were started together, while the others assist; returns its exit
+    code. A single process is the first.
     """
     if world_size() > 1:  # met already: a run within the command that runs it
         return main()
@@ -33,7 +33,7 @@ def lead(main: Callable[[], int]) -> int:
 
 
 def assist() -> int:
-    """Train every run that the first process trains, until it has no more. Signals are for that one to answer."""
+    """Train every run that the first process trains, until it has no more. Signals are for the first to answer."""
     with Stop().listen():
         while (path := broadcast(None)) is not None:
             with suppress(InputError, NonFiniteLoss):  # the first process meets the same, and says so
@@ -43,7 +43,7 @@ def assist() -> int:
 
 
 def become(num_processes: int, module: list[str]) -> None:
-    """Where a run is to have several processes and this is a single one: replace it by torchrun, which starts them."""
+    """Replace a single process by torchrun if the run is to have several; torchrun starts them."""
     if num_processes == 1 or launched():
         return
     options = ["--standalone", "--nproc-per-node", str(num_processes), "--signals-to-handle", SIGNALS]

@@ -1,15 +1,15 @@
-"""Run directories: the run's own truth, from which MLflow gets the same.
+"""Run directory: everything a run is and has produced, of which MLflow gets a copy.
 
 run.json            name, arm, levels of the factors, data fingerprint, folder of the ablation
 config.json         the resolved configuration
-records.jsonl       one line per record of training
+records.jsonl       one line a record of training
 system.jsonl        use of CPU, memory, disk, network and GPU
-lease.json          who trains it at present
+lease.json          process that trains it at present
 checkpoints/  best.safetensors  predictions.json  attention.safetensors  samples.png  worker.log  error.txt
-and what `experiments.folders.files` lists.
+and the files that `experiments.folders.files` lists.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,11 @@ ABOUT = "run.json"
 
 
 class RunDirectory(Folder):
-    """One run's files below `path`."""
+    """Files of one run below `path`."""
 
     @classmethod
     def create(cls, run: Run, parent: Path) -> "RunDirectory":
-        """Make the folder and store what the run is; records and checkpoints that are there stay.
+        """Create the folder and write config.json and run.json; records and checkpoints in it stay.
 
         parent:  folder of the ablation or sweep, which holds this one
         """
@@ -45,7 +45,7 @@ class RunDirectory(Folder):
 
     @property
     def config(self) -> RunConfig:
-        """The run's settings."""
+        """Settings of the run."""
         return from_dict(RunConfig, read_json(self.path / names.CONFIG))
 
     @property
@@ -59,11 +59,11 @@ class RunDirectory(Folder):
 
     @property
     def records(self) -> Journal:
-        """The journal of training."""
+        """Journal of training."""
         return Journal(self.path / names.RECORDS)
 
     def begin(self) -> None:
-        """Mark the run as running, and say what MLflow is to know of it."""
+        """Mark the run as running, and write its name, tags and parameters for MLflow."""
         about, config = self.about, self.config
         levels = {f"factor.{name}": level for name, level in about["levels"].items()}
         tags = {
@@ -76,11 +76,11 @@ class RunDirectory(Folder):
         self.track(about["name"], tags | client.environment_tags(), parent=about["parent"], params=params)
         self.update(state="running", error="", warnings=[])
 
-    def train(self) -> Iterator[Record]:
-        """The records of training from the latest checkpoint on, each in the journal before it is passed on.
+    def train(self) -> Generator[Record]:
+        """Train from the latest checkpoint on; yields each record once it is in the journal.
 
-        After a kill the steps since that checkpoint come again. They are in the journal already, and stay as they are:
-        its lines are never taken back, since MLflow may have them.
+        After a kill the steps since that checkpoint are repeated. Their records stay in the journal as they are: a line
+        is never taken back, since MLflow may have it.
         """
         journal = self.records
         last = journal.repair()

@@ -9,11 +9,11 @@ STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  
 
 
 class Stop:
-    """Set by STOP_SIGNALS; the run saves and leaves after the present step. A second Ctrl-C interrupts at once; other
-    signals may come twice, as schedulers send them to a job and to all its processes.
+    """Request to stop, set by STOP_SIGNALS: the run saves and leaves after the present step. A second Ctrl-C interrupts
+    at once; other signals may come twice, as schedulers send them to a job and to all its processes.
     """
 
-    listening: ClassVar[list["Stop"]] = []  # in this process, a run's within that of the command which runs it
+    listening: ClassVar[list["Stop"]] = []  # in this process: a run's own inside that of its command
 
     def __init__(self) -> None:
         self.requested = False

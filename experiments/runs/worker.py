@@ -1,4 +1,4 @@
-"""Executes one run directory: trains it from where it stands, while a thread mirrors it to MLflow.
+"""Train one run directory from its last checkpoint on, while a thread uploads it to MLflow.
 
     python -m experiments.runs.worker RUN_DIRECTORY
 
@@ -16,28 +16,29 @@ from functools import partial
 from pathlib import Path
 
 from detr.data import open_split
-from detr.distributed import LostProcess, broadcast, launched, world_size
-from detr.errors import InputError
+from detr.distributed import broadcast, launched, world_size
+from detr.errors import ExitCode, InputError, LostProcess, UnavailableError, run_command
 from detr.inference.draw import draw_samples
 from detr.step import NonFiniteLoss
 from detr.train import Record
-from experiments.folders.lease import HELD, Held, Lease, owner
+from experiments.folders.lease import Held, Lease, owner
 from experiments.runs.faults import explain
 from experiments.runs.machine import recorded_use
 from experiments.runs.ranks import become, lead
 from experiments.runs.run_directory import RunDirectory
 from experiments.runs.stop import Stop
 from experiments.schema import names
-from experiments.schema.store import Store, StoreError, load_store
+from experiments.schema.store import Store, load_store
+from experiments.tracking.client import configure_mlflow
 from experiments.tracking.mirror import Uploader
 from experiments.tracking.upload import left
 
-EXIT_CODES = {"finished": 0, "failed": 1, "stopped": 3}
+EXIT_CODES = {"finished": ExitCode.DONE, "failed": ExitCode.FAILED, "stopped": ExitCode.STOPPED}
 MAX_WARNINGS = 20  # kept in the status; worker.log has all
 
 
 class Warnings(logging.Handler):
-    """Keeps what the core warns of in the run's status, and prints it."""
+    """Handler that keeps the core's warnings in the run's status, and prints them."""
 
     def __init__(self, directory: RunDirectory) -> None:
         super().__init__(logging.WARNING)
@@ -50,7 +51,7 @@ class Warnings(logging.Handler):
         logging.getLogger("detr").removeHandler(self)
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take a warning."""
+        """Print a warning and add it to the status."""
         print(f"warning: {record.getMessage()}", file=sys.stderr)
         warnings = [*self.directory.status.get("warnings", []), record.getMessage()]
         self.directory.update(warnings=warnings[-MAX_WARNINGS:])
@@ -59,11 +60,11 @@ class Warnings(logging.Handler):
 def execute(
     directory: RunDirectory, store: Store, follow: Callable[[Iterator[Record]], str], keep_weights: bool = True
 ) -> str:
-    """Train the run, following its records; returns its state. Held when another process is at it; LostProcess when
+    """Train the run, following its records; returns its state. Held if another process is training it; LostProcess if
     the run's processes can do nothing more together.
 
-    `follow` consumes the records and says how they ended: finished, stopped or pruned. A failure ends them as failed.
-    Without `keep_weights` a run that ends leaves no weights, here or in MLflow: a sweep has many runs.
+    follow:        consumes the records and returns how they ended: finished, stopped or pruned; an exception: failed
+    keep_weights:  if not, a run that ends leaves no weights, here or in MLflow: a sweep has many runs
     """
     with Lease(directory.path):
         if directory.status["state"] == "finished":
@@ -86,7 +87,7 @@ def execute(
 
 
 def outcome(directory: RunDirectory, follow: Callable[[Iterator[Record]], str]) -> tuple[str, str, bool]:
-    """Train the run; its state and error, and whether all its processes ended it at the same point."""
+    """Train the run; returns its state, its error, and whether all its processes ended it at the same point."""
     alone = world_size() == 1
     try:
         broadcast(str(directory.path))
@@ -130,34 +131,27 @@ def discard_weights(directory: RunDirectory) -> None:
 
 def main(arguments: list[str]) -> int:
     """Execute the run directory that the command line names; returns the exit code."""
+    configure_mlflow()
+    # In the processes that torchrun started, the command that called this one loses what the run loses.
+    passing = (LostProcess,) if world_size() > 1 else ()
+    return run_command(lambda: train_named(arguments), passing)
+
+
+def train_named(arguments: list[str]) -> int:
+    """Train the run directory in all processes that it asks for; returns the exit code."""
     if len(arguments) != 1 or not (Path(arguments[0]) / names.CONFIG).is_file():
-        print(f"error: give a run directory (it holds {names.CONFIG}), not {arguments}", file=sys.stderr)
-        return 2
+        raise InputError(f"give a run directory (it holds {names.CONFIG}), not {arguments}")
     directory = RunDirectory(Path(arguments[0]).resolve())
+    store = load_store()
+    if not launched() and (holder := owner(directory.path)):  # torchrun would not pass the exit code on
+        raise Held(f"{directory.path} is being written by {holder}")
+    become(directory.config.train.num_processes, ["experiments.runs.worker", str(directory.path)])
     try:
-        store = load_store()
-        if not launched() and (holder := owner(directory.path)):  # torchrun would not pass the exit code on
-            raise Held(f"{directory.path} is being written by {holder}")
-        become(directory.config.train.num_processes, ["experiments.runs.worker", str(directory.path)])
         with Stop().listen() as stop:
             follow = partial(until_stopped, stop=stop)
             return lead(lambda: EXIT_CODES[execute(directory, store, follow)])
-    except Held as held:
-        print(f"error: {held}", file=sys.stderr)
-        return HELD
-    except (InputError, StoreError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except OSError as error:
-        print(f"error: {explain(error)}", file=sys.stderr)
-        return 1
-    except LostProcess as loss:
-        if world_size() > 1:  # the command is one of the run's processes, and can do nothing more either
-            raise
-        print(f"stopped: {loss}", file=sys.stderr)
-        return EXIT_CODES["stopped"]
-    except KeyboardInterrupt:
-        return EXIT_CODES["stopped"]
+        raise UnavailableError(explain(error)) from error
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 import logging
 import os
 import sqlite3
-import sys
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -12,12 +11,14 @@ from typing import Any
 import yaml
 from filelock import FileLock
 
+from detr.errors import InputError
+
 ROOT = Path(__file__).resolve().parents[2]
 SQLITE, HTTP = "sqlite:///", ("http://", "https://")
 
 
-class StoreError(ValueError):
-    """mlflow.yaml is wrong; the message names the key and the remedy."""
+class StoreError(InputError):
+    """mlflow.yaml is wrong, or the store is not one; the message names the key and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -149,37 +150,3 @@ def _first_use(uri: str) -> None:
 
     logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of every table that it makes
     MlflowClient(uri).search_experiments(max_results=1)
-
-
-def server_arguments(store: Store) -> list[str]:
-    """What `mlflow server` is to serve, with two processes instead of MLflow's ten.
-
-    On a database that others can reach it is a team's server: it passes artifacts on to their root, be it a disk or
-    s3://..., and those who log need neither that disk nor its credentials.
-    """
-    root = "--default-artifact-root" if store.database else "--artifacts-destination"
-    return [root, store.artifact_root, "--host", store.host, "--port", str(store.port), "--workers", "1"]
-
-
-def server_variables(store: Store) -> dict[str, str]:
-    """What a server's environment says beside its arguments. The address may have a password, and every user of the
-    machine can read a command line.
-    """
-    return {"MLFLOW_BACKEND_STORE_URI": store.tracking_uri, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}
-
-
-def serve(store: Store) -> None:
-    """Replace this process by the MLflow UI on the store."""
-    if store.is_server:
-        raise StoreError(f"tracking_uri={store.address} is a server, and has a UI of its own")
-    initialise(store)
-    print(f"MLflow UI: http://{store.host}:{store.port}", flush=True)  # noqa: T201
-    command = [sys.executable, "-m", "mlflow", "server", *server_arguments(store)]
-    os.execve(sys.executable, command, os.environ | server_variables(store))
-
-
-if __name__ == "__main__":
-    try:
-        serve(load_store())
-    except StoreError as error:
-        sys.exit(f"error: {error}")

@@ -11,12 +11,10 @@ from types import ModuleType
 
 import psutil
 
+from detr.errors import UnavailableError
+
 ROLE = "detr"
 DEBIAN = Path("/usr/lib/postgresql")  # VERSION/bin
-
-
-class ServiceError(RuntimeError):
-    """A service cannot be started; the message says why and what to do."""
 
 
 class Postgres:
@@ -30,11 +28,11 @@ class Postgres:
         self.home, self.passwords, self.port = folder / "postgres", folder / "passwords", port
 
     def address(self, database: str) -> str:
-        """For SQLAlchemy. It holds no password, only the name of the file where libpq finds it."""
+        """Address of a database for SQLAlchemy, without the password: libpq finds it in the file that is named."""
         return f"postgresql+psycopg2://{ROLE}@127.0.0.1:{self.port}/{database}?passfile={self.passwords}"
 
     def start(self, databases: tuple[str, ...]) -> None:
-        """Start it unless it runs, with these databases; make it on first use."""
+        """Start the server unless it runs, and make it on first use; these databases exist afterwards."""
         if not self.passwords.exists():
             shutil.rmtree(self.home, ignore_errors=True)  # what a killed first start left
             self._make()
@@ -44,12 +42,12 @@ class Postgres:
         self._create(databases)
 
     def stop(self) -> None:
-        """Stop it if it runs."""
+        """Stop the server if it runs."""
         if self.runs():
             self._run("pg_ctl", "stop", "-w", "-s", "-m", "fast")
 
     def runs(self) -> bool:
-        """Whether its process lives."""
+        """Whether the server's process lives."""
         with suppress(OSError, ValueError, IndexError, psutil.Error):
             process = psutil.Process(int((self.home / "cluster/postmaster.pid").read_text().split()[0]))
             return process.name() == "postgres"
@@ -83,14 +81,14 @@ class Postgres:
             command, cwd=self.home, user=_account(), stdin=subprocess.DEVNULL, capture_output=True, text=True
         )
         if done.returncode:
-            raise ServiceError(f"{program} failed: {(done.stderr or done.stdout).strip()}")
+            raise UnavailableError(f"{program} failed: {(done.stderr or done.stdout).strip()}")
 
 
-def lacking() -> str:
-    """Why PostgreSQL cannot be run here; empty where it can."""
+def missing_postgres() -> str:
+    """Reason why PostgreSQL cannot be run here; empty where it can."""
     try:
         _find("initdb"), _driver()
-    except ServiceError as error:
+    except UnavailableError as error:
         return str(error)
     return ""
 
@@ -114,7 +112,7 @@ def _find(program: str) -> str:
     newest = sorted(DEBIAN.glob(f"*/bin/{program}"), key=lambda path: float(path.parents[1].name))
     found = shutil.which(program) or (str(newest[-1]) if newest else None)
     if not found:
-        raise ServiceError(f"there is no {program} here: apt-get install postgresql")
+        raise UnavailableError(f"there is no {program} here: apt-get install postgresql")
     return found
 
 
@@ -122,5 +120,5 @@ def _driver() -> ModuleType:
     try:
         import psycopg2
     except ImportError:
-        raise ServiceError("the driver psycopg2 is missing: pip install -e '.[postgres]'") from None
+        raise UnavailableError("the driver psycopg2 is missing: pip install -e '.[postgres]'") from None
     return psycopg2

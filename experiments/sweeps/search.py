@@ -20,7 +20,8 @@ from experiments.launchers.choice import build_launcher
 from experiments.results.reading.sweep_trials import PARENT, SweepResults
 from experiments.results.report.sweep_report import best_table, spoken, title, write
 from experiments.runs.display import print_table
-from experiments.runs.launch import is_uploaded, preflight
+from experiments.runs.launch import is_uploaded
+from experiments.runs.preflight import preflight
 from experiments.runs.stop import Stop
 from experiments.schema import names
 from experiments.schema.store import Store, load_store, without_password
@@ -29,7 +30,7 @@ from experiments.sweeps.progress import SweepDisplay, show_plan
 from experiments.sweeps.sampling import build_pruner, build_sampler
 from experiments.sweeps.slots import MAX_DEATHS, bury, fill, search_places, states
 from experiments.sweeps.space import check_space, config_of
-from experiments.sweeps.study import open_storage, storage_address, study_name
+from experiments.sweeps.study import open_storage, quieten_optuna, storage_address, study_name
 from experiments.sweeps.sweep_file import Sweep, read_sweep
 from experiments.sweeps.trial import SEARCH, TRUST, Phase, open_phase
 from experiments.tracking import client
@@ -43,6 +44,7 @@ POLL_SECONDS = 1.0
 
 def search(overrides: list[str], console: Console) -> int:
     """Check, search, run some configurations again for longer, and report; returns the exit code."""
+    quieten_optuna()
     store, sweep = load_store(), read_sweep(overrides)
     base = config_of(sweep.overrides, [], {}, sweep.rungs[0], seed=0)
     build_sampler(sweep.sampler, 0), build_pruner(sweep, base.train.evaluations)
@@ -72,7 +74,7 @@ def search(overrides: list[str], console: Console) -> int:
         Folder(folder).update(state="stopped" if stop.requested else "failed" if failed else "finished")
         uploader.folders = [folder, *dead, *(path for path in folders(folder) if path != folder)]
         uploader.finish()
-        if is_uploaded(uploader, "experiments.results.report.sweep_report", console):
+        if is_uploaded(uploader, f"detr-report --sweep {sweep.name}", console):
             report(sweep, store, phase, console)
             uploader.finish()  # the report as well
     console.print(f"run directories  {folder}")

@@ -19,7 +19,10 @@ from experiments.sweeps.sampling import SeededByPlace
 from experiments.sweeps.space import config_of
 from experiments.sweeps.sweep_file import Sweep
 
-optuna.logging.set_verbosity(optuna.logging.ERROR)  # what happens to a trial is said by the launcher
+
+def quieten_optuna() -> None:
+    """Leave it to the launcher to tell what happens to trials. Entry points call it."""
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 
 def storage_address(sweep: Sweep, store: Store) -> str:

@@ -23,8 +23,7 @@ from filelock import FileLock, Timeout
 from optuna.pruners import NopPruner
 from optuna.trial import Trial, TrialState
 
-from detr.distributed import LostProcess
-from detr.errors import InputError
+from detr.errors import ExitCode, InputError, LostProcess, UnavailableError, run_command
 from detr.step import NonFiniteLoss
 from detr.train import Record
 from experiments.definition.arms import Run, data_fingerprint
@@ -48,12 +47,13 @@ from experiments.runs.ranks import become, lead
 from experiments.runs.run_directory import RunDirectory
 from experiments.runs.stop import Stop
 from experiments.runs.worker import execute, until_stopped
-from experiments.schema.store import Store, StoreError, load_store
+from experiments.schema.store import Store, load_store
 from experiments.sweeps.sampling import build_pruner
 from experiments.sweeps.slots import MACHINE, Place, bury, fill, place_lock, search_places, states, trust_places
 from experiments.sweeps.space import config_of, overrides_of, suggest
-from experiments.sweeps.study import open_storage, open_study, storage_address
+from experiments.sweeps.study import open_storage, open_study, quieten_optuna, storage_address
 from experiments.sweeps.sweep_file import Sweep, read_sweep
+from experiments.tracking.client import configure_mlflow
 from experiments.tracking.upload import noted
 
 SEARCH, TRUST = "search", "trust"
@@ -117,10 +117,10 @@ def work(phase: Phase, store: Store, stop: Stop, until: float) -> int:
             claim.acquire()
             refresh(phase)
             if not states(phase.study)[TrialState.WAITING]:
-                return 0
+                return ExitCode.DONE
             objective = partial(run_trial, phase=phase, store=store, stop=stop, claim=claim, locks=locks)
             phase.study.optimize(objective, n_trials=1, catch=(Ended,))
-    return 3 if stop.requested else 0
+    return ExitCode.STOPPED if stop.requested else ExitCode.DONE
 
 
 def run_trial(
@@ -263,21 +263,22 @@ def settle(trial: Trial, state: str, directory: RunDirectory) -> None:
 
 def main(arguments: list[str]) -> int:
     """Work at a study; returns the exit code."""
-    study_name, phase_name, until, *overrides = arguments
+    configure_mlflow()
+    quieten_optuna()
+    return run_command(lambda: work_at(*arguments))
+
+
+def work_at(study_name: str, phase_name: str, until: str, *overrides: str) -> int:
+    """Open the study's phase and train its trials, in all processes that a run has; returns the exit code."""
+    sweep, store = read_sweep(list(overrides)), load_store()
+    phase = open_phase(phase_name, study_name, sweep)
+    base = config_of(list(overrides), [], {}, sweep.rungs[0], seed=0)
+    become(base.train.num_processes, ["experiments.sweeps.trial", study_name, phase_name, until, *overrides])
     try:
-        sweep = read_sweep(overrides)
-        store = load_store()
-        phase = open_phase(phase_name, study_name, sweep)
-        base = config_of(overrides, [], {}, sweep.rungs[0], seed=0)
-        become(base.train.num_processes, ["experiments.sweeps.trial", *arguments])
         with Stop().listen() as stop:
             return lead(lambda: work(phase, store, stop, float(until)))
-    except (InputError, StoreError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except LostProcess as loss:
-        print(f"error: {loss}", file=sys.stderr)
-        return 1
+        raise UnavailableError(str(loss)) from loss  # to the search it is a worker that died, not one that was stopped
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""The way of a run directory into MLflow."""
+"""Upload of run directories to MLflow."""

@@ -1,7 +1,4 @@
-"""The only module that writes to MLflow.
-
-`experiments.tracking.upload` decides what is written: everything comes from run directories.
-"""
+"""MLflow client: the only module that writes to MLflow. `experiments.tracking.upload` decides what is written."""
 
 import contextlib
 import logging
@@ -22,14 +19,13 @@ from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID, ML
 from experiments.schema.names import EPOCH, ERROR, NUM_STEPS, RUN_DIRECTORY, SAMPLES, SECONDS, STATE, STEP
 from experiments.schema.store import ROOT, Store, initialise
 
-logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of every table and monitor it sets up
-logging.getLogger("urllib3").setLevel(logging.ERROR)  # it tells of every attempt; the uploader says what came of it
-# A server that does not answer holds up one thread for 20 s, and not, as MLflow has it, for a quarter of an hour.
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-
 NOTE = MLFLOW_RUN_NOTE  # tag: the description that MLflow's UI shows
+VARIABLES = {
+    # A server that does not answer holds up one thread for 20 s, and not, as MLflow has it, for a quarter of an hour.
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+}
 PROGRESS = {EPOCH: "epoch", SAMPLES: "samples", SECONDS: "seconds"}  # metric -> key of a record
 STATUS = {
     "running": RunStatus.RUNNING,
@@ -42,8 +38,21 @@ BATCH = 1000  # metrics, MLflow's limit of one call
 SENT_STEPS = 500  # of training, of every run; MLflow's UI draws 320
 
 
+def configure_mlflow() -> None:
+    """Set timeouts and log levels of MLflow for this process and those it starts. Entry points call it, no import does.
+
+    Variables that the user has set stay.
+    """
+    for name, value in VARIABLES.items():
+        os.environ.setdefault(name, value)
+    logging.getLogger("mlflow").setLevel(logging.WARNING)  # it logs every table and monitor that it sets up
+    logging.getLogger("urllib3").setLevel(logging.ERROR)  # it logs every attempt; the uploader says what came of it
+
+
 class Tracker:
-    """MLflow's side: runs with parameters, metrics, tags and files. Whatever can be said twice is said once."""
+    """Client of an MLflow store: runs with parameters, metrics, tags and files. Every method may be called twice: the
+    second call changes nothing.
+    """
 
     def __init__(self, store: Store) -> None:
         initialise(store)
@@ -57,8 +66,10 @@ class Tracker:
             return found.experiment_id
         try:
             return self.client.create_experiment(name, artifact_location=self.store.artifact_uri)
-        except MlflowException:  # another process was faster
-            return self.client.get_experiment_by_name(name).experiment_id
+        except MlflowException:  # another process was faster, or the store has a fault
+            if found := self.client.get_experiment_by_name(name):
+                return found.experiment_id
+            raise
 
     def knows(self, run_id: str) -> bool:
         """Whether there is a run with this id that was not deleted."""
@@ -71,9 +82,9 @@ class Tracker:
             raise
 
     def create(self, experiment: str, name: str, tags: dict[str, str], parent: str | None) -> str:
-        """A new run for the directory that the tags name; its id.
+        """Create a run for the directory that the tags name; returns its id.
 
-        One that was made for it already, of which a kill or a lost reply kept the id from us, is taken instead.
+        A run that was created for it already, and whose id a kill or a lost reply kept from us, is taken instead.
         """
         place = self.experiment(experiment)
         tags = tags | {MLFLOW_RUN_NAME: name} | ({MLFLOW_PARENT_RUN_ID: parent} if parent else {})
@@ -122,9 +133,9 @@ class Tracker:
 
 
 def points(line: dict[str, Any]) -> Iterator[Metric]:
-    """The metrics of a journal's line, with its time: sent again they are the same to MLflow, and not doubled.
+    """Metrics of a journal's line, with its time: sent again they are the same to MLflow, and not doubled.
 
-    Of training that is SENT_STEPS steps at equal distances up to the last one, the first one, and those with
+    Of the steps of training, SENT_STEPS at equal distances up to the last one are sent, the first one, and those with
     diagnostics: a point costs MLflow 0.1 ms, and no curve shows more. The journal has all.
     """
     step, values = line["step"], line["metrics"]
@@ -141,17 +152,20 @@ def points(line: dict[str, Any]) -> Iterator[Metric]:
 
 
 def metric_name(key: str) -> str:
-    """A class may be called anything; MLflow allows letters, digits and _ - . / : and space."""
+    """The key with _ for characters that MLflow refuses in a name; a class of a data set may be called anything."""
     return "".join(c if (c.isalnum() and c.isascii()) or c in "_-./: " else "_" for c in key)
 
 
 def environment_tags() -> dict[str, str]:
-    """Git commit, machine and versions."""
+    """Tags with Git commit, machine and versions."""
     tags = {f"version.{name}": version(name) for name in ("torch", "torchvision", "mlflow", "numpy", "pycocotools")}
     tags |= {"version.python": platform.python_version(), "machine": platform.node()}
     with contextlib.suppress(OSError, subprocess.CalledProcessError):  # no git, or no repository: an unpacked archive
-        options = {"cwd": ROOT, "capture_output": True, "text": True, "check": True}
-        tags[MLFLOW_GIT_COMMIT] = subprocess.run(["git", "rev-parse", "HEAD"], **options).stdout.strip()
-        changed = subprocess.run(["git", "status", "--porcelain", "--untracked-files=no"], **options).stdout.strip()
+        tags[MLFLOW_GIT_COMMIT] = _git("rev-parse", "HEAD")
+        changed = _git("status", "--porcelain", "--untracked-files=no")
         tags["git.uncommitted_changes"] = str(bool(changed)).lower()
     return tags
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()

@@ -1,4 +1,4 @@
-"""Uploading beside the work: a thread that keeps MLflow up to date with folders, and harms nothing when it cannot."""
+"""Upload beside the work: a thread keeps MLflow up to date with folders, and harms nothing when it cannot."""
 
 import threading
 from pathlib import Path
@@ -12,9 +12,9 @@ SEND_SECONDS, MAX_WAIT_SECONDS = 5.0, 60.0  # from one upload to the next; at mo
 
 
 class Uploader:
-    """Sends what comes to `folders`, every few seconds, until `finish`.
+    """Thread that uploads `folders` every few seconds, until `finish`.
 
-    `fault` says why the last attempt failed: "" while all is well.
+    fault:  reason why the last attempt failed; "" while all is well
     """
 
     def __init__(self, store: Store, folders: list[Path]) -> None:
@@ -32,7 +32,7 @@ class Uploader:
         self.finish()
 
     def finish(self) -> None:
-        """Send what is left, if it can be sent now."""
+        """Stop the thread and upload the rest, if MLflow can be reached now."""
         self.ended.set()
         if self.thread.is_alive():
             self.thread.join()

@@ -1,8 +1,8 @@
-"""What of a folder is in MLflow, and the way of the rest.
+"""Upload of one folder: compare it with what MLflow has got of it, and send the difference.
 
 The folder is the truth, and MLflow gets it whenever it can be reached: while a run is trained, or any time after. What
-it has got stands in uploaded.json, noted after each call. A call that a kill or a lost reply keeps from being noted is
-made again and changes nothing: a metric is to MLflow the same when step, time and value are.
+was sent is noted in uploaded.json after each call. A call that a kill or a lost reply keeps from being noted is made
+again and changes nothing: to MLflow two metrics are the same if step, time and value are.
 """
 
 from pathlib import Path
@@ -19,12 +19,12 @@ from experiments.tracking import client
 from experiments.tracking.client import BATCH, Tracker
 
 JOURNALS = (names.RECORDS, names.SYSTEM)
-NOTHING = {"run_id": None, "parent": None, "tracked": None, "state": None, "files": {}, "journals": {}}
+NOTHING: dict[str, Any] = {"run_id": None, "parent": None, "tracked": None, "state": None, "files": {}, "journals": {}}
 LOCK, LOCK_SECONDS = "upload.lock", 60
 
 
 class Upload:
-    """One folder of a run, an ablation or a sweep. Its tracked.json holds
+    """Upload of the folder of a run, an ablation or a sweep. Its tracked.json holds
 
     name, tags      of the MLflow run
     parent          path from here to the folder of the ablation or sweep; absent in that itself
@@ -41,7 +41,7 @@ class Upload:
         self.known: str | None = None  # the run id, once MLflow said that it has it
 
     def send(self) -> None:
-        """Send what MLflow lacks. A process that is at it already is left to do it."""
+        """Send what MLflow lacks, unless another process is sending it already."""
         if not (self.path / TRACKED).exists() or self._is_complete():
             return
         try:
@@ -55,13 +55,13 @@ class Upload:
             pass
 
     def open(self) -> str:
-        """Id of the folder's MLflow run, which is made if there is none."""
+        """Id of the folder's MLflow run, which is created if there is none."""
         with FileLock(self.path / LOCK, timeout=LOCK_SECONDS):
             return self._open()
 
     def _is_complete(self) -> bool:
-        """Whether there is nothing to do. MLflow itself is asked of ablations and sweeps alone, and once: a store that
-        was made anew lacks them, and gets their runs again as well.
+        """Whether there is nothing to send. MLflow itself is asked for ablations and sweeps alone, and once: a store
+        that was created anew lacks them, and gets their runs again as well.
         """
         if left(self.path):
             return False
@@ -126,7 +126,7 @@ class Upload:
 
 
 def left(path: Path) -> str:
-    """What of the folder MLflow has not got, in words; "" where that is nothing."""
+    """Parts of the folder that MLflow lacks, in words; "" if it has all."""
     if not (path / TRACKED).exists():
         return ""
     known, parts = noted(path), []
@@ -141,9 +141,9 @@ def left(path: Path) -> str:
 
 
 def changed_files(path: Path, known: dict[str, Any]) -> list[tuple[str, Path, list[int]]]:
-    """Artifact name, path, size and time of the files that MLflow has not got as they are.
+    """Artifact name, path, and [size, time] of the files that MLflow lacks in their present state.
 
-    Those of a run come when it has ended. A link that leads out of the folder is none of them.
+    Files of a run are sent when it has ended. Links that lead out of the folder are left out.
     """
     if "parent" in _tracked(path) and Folder(path).status["state"] == "running":
         return []
@@ -163,7 +163,7 @@ def changed_files(path: Path, known: dict[str, Any]) -> list[tuple[str, Path, li
 
 
 def parent(path: Path) -> Path | None:
-    """Folder of the ablation or sweep that a run belongs to; None where the folder is one itself."""
+    """Folder of the ablation or sweep that a run belongs to; None if the folder is one itself."""
     relative = _tracked(path).get("parent")
     if relative is None:
         return None
@@ -174,7 +174,7 @@ def parent(path: Path) -> Path | None:
 
 
 def noted(path: Path) -> dict[str, Any]:
-    """Content of uploaded.json; of a folder of which nothing was sent, that."""
+    """Content of uploaded.json; NOTHING before the first upload."""
     content = NOTHING | read_json(path / UPLOADED, {})
     if not (isinstance(content["files"], dict) and isinstance(content["journals"], dict)):
         raise InputError(f"{path / UPLOADED}: files and journals must be objects")
@@ -191,7 +191,7 @@ def _tracked(path: Path) -> dict[str, Any]:
 
 
 def _reached(known: dict[str, Any], name: str) -> tuple[int, tuple[int, bool]]:
-    """Offset behind the last line that was sent, and the line's place."""
+    """Offset behind the last line that was sent, and that line's place."""
     offset, step, evaluated = known["journals"].get(name, (0, -1, False))
     return offset, (step, evaluated)
 

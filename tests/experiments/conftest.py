@@ -23,6 +23,7 @@ from experiments.folders.files import Folder
 from experiments.runs.run_directory import RunDirectory
 from experiments.schema import names
 from experiments.schema.store import initialise, load_store
+from experiments.tracking.client import configure_mlflow
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = RunConfig(
@@ -39,6 +40,12 @@ TINY = RunConfig(
     train=TrainConfig(batch_size=2, accumulate=2, device="cpu", evaluations=2, probe_images=2),
     evaluation=EvaluationConfig(area_limits=(100.0, 300.0)),
 )  # fmt: skip
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _configured():
+    """As every entry point does: a server that is away holds nobody up for long."""
+    configure_mlflow()
 
 
 @pytest.fixture(scope="session")

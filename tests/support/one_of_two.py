@@ -17,8 +17,8 @@ import torch
 
 from detr.config import RunConfig
 from detr.config_io import from_dict
-from detr.distributed import LostProcess, is_rank_zero, process_group, rank, shard, world_size
-from detr.errors import InputError
+from detr.distributed import is_rank_zero, process_group, rank, shard, world_size
+from detr.errors import InputError, LostProcess
 from detr.setup import Progress, prepare
 from detr.step import NonFiniteLoss, train_step
 from detr.train import train

@@ -1,13 +1,8 @@
 """The report of an ablation, from what is stored: Markdown, LaTeX, CSV and one self-contained HTML page.
 
-    python -m experiments.results.report.ablation_report                 the newest ablation
-    python -m experiments.results.report.ablation_report lr_clip --output somewhere
-
 The same store gives the same bytes: no clock, no random id, a fixed bootstrap seed.
 """
 
-import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
 from experiments.results.evidence import Evidence, gather
@@ -19,7 +14,7 @@ from experiments.results.report.sections import sections, title
 from experiments.results.report.tables import arm_table, contrast_table
 from experiments.results.verdicts import Verdict
 from experiments.schema.contrasts import EXPLORATORY, PRIMARY, SECONDARY
-from experiments.schema.store import Store, StoreError, load_store
+from experiments.schema.store import Store, StoreError
 
 
 def render(evidence: Evidence) -> dict[str, str]:
@@ -66,22 +61,3 @@ def report(store: Store, ablation: str | None, output: Path | None) -> tuple[Evi
     folder = output or report_folder(store, run_id)
     write(evidence, folder)
     return evidence, folder
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """The command; returns the exit code."""
-    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("ablation", nargs="?", help="name; the newest of all without")
-    parser.add_argument("--output", type=Path, help="folder; the report's place in the ablation's own without")
-    given = parser.parse_args(arguments)
-    try:
-        evidence, folder = report(load_store(), given.ablation, given.output)
-    except StoreError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    sys.stdout.write("\n".join([*spoken(evidence.verdicts), f"report  {folder / 'report.html'}", ""]))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,11 +1,5 @@
-"""The report of a sweep, from what is stored: Markdown, CSV and one self-contained HTML page.
+"""The report of a sweep, from what is stored: Markdown, CSV and one self-contained HTML page."""
 
-python -m experiments.results.report.sweep_report                   the newest sweep
-python -m experiments.results.report.sweep_report lr_clip --output somewhere
-"""
-
-import sys
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -35,7 +29,7 @@ from experiments.results.trust import (
     trust_frame,
     trust_summary,
 )
-from experiments.schema.store import Store, StoreError, load_store
+from experiments.schema.store import Store, StoreError
 
 SHOWN = 10  # trials of the table of the best
 
@@ -219,22 +213,3 @@ def report(store: Store, name: str | None, output: Path | None) -> tuple[SweepRe
     folder = output or report_folder(store, newest["run_id"])
     write(results, folder)
     return results, folder
-
-
-def main(arguments: list[str] | None = None) -> int:
-    """The command; returns the exit code."""
-    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("sweep", nargs="?", help="name; the newest of all without")
-    parser.add_argument("--output", type=Path, help="folder; the report's place in the sweep's own without")
-    given = parser.parse_args(arguments)
-    try:
-        results, folder = report(load_store(), given.sweep, given.output)
-    except StoreError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    sys.stdout.write("\n".join([*spoken(results), f"report  {folder / 'report.html'}", ""]))
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -10,9 +10,10 @@ import psutil
 import pytest
 from injection import PROCESSES, worker
 
+from detr.errors import ExitCode
 from experiments.folders import lease
 from experiments.folders.files import Folder
-from experiments.folders.lease import EXPIRY_SECONDS, HELD, Held, Lease, owner
+from experiments.folders.lease import EXPIRY_SECONDS, Held, Lease, owner
 from experiments.tracking import sync
 
 ROUNDS, RACERS = 20, 3
@@ -75,7 +76,7 @@ def test_heartbeats_come_and_an_owner_that_was_robbed_ends_at_once(tmp_path):
     assert path.stat().st_mtime > 0
     path.write_text(path.read_text().replace(owner(tmp_path).token, "another"))
     process.join(100)
-    assert process.exitcode == HELD
+    assert process.exitcode == ExitCode.HELD
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"pid": 1}', "\0", '{"token": 1, "pid": "x"}'])
@@ -117,7 +118,7 @@ def test_of_several_that_start_at_once_exactly_one_writes(tmp_path):
 def test_a_worker_leaves_a_run_that_another_is_training(make_run, nowhere, tmp_path):
     directory = make_run(tmp_path / "runs")
     with Lease(directory.path):
-        assert worker(directory.path, nowhere) == HELD
+        assert worker(directory.path, nowhere) == ExitCode.HELD
         log = (directory.path / "worker.log").read_text()
         assert f"is being written by process {os.getpid()} on" in log and "Traceback" not in log
         assert directory.status == {"state": "planned"} and directory.records.size == 0

@@ -22,9 +22,10 @@ from outcomes import outcome, untimed
 from tracked import expected, stored
 
 from detr.checkpoint import checkpoints
-from experiments.folders.lease import HELD
-from experiments.schema.store import ROOT, initialise, load_store, server_arguments, server_variables
-from experiments.services.command import free_ports
+from detr.errors import ExitCode
+from experiments.schema.store import ROOT, initialise, load_store
+from experiments.services.mlflow_server import server_arguments, server_variables
+from experiments.services.servers import free_ports
 from experiments.tracking import sync
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(0)]
@@ -99,7 +100,7 @@ def test_the_same_arm_started_twice(make_run, nowhere, tmp_path):
         codes = sorted(racer.exitcode for racer in racers)
         places = [(line["step"], len(line["metrics"])) for line in directory.records.read()]
         once = len(places) == len(set(places)) == 6
-        attempt("the same arm started twice at once", codes in ([0, HELD], [0, 0]) and once)
+        attempt("the same arm started twice at once", codes in ([0, ExitCode.HELD], [0, 0]) and once)
 
 
 def started(directory, store: Path, log: Path):

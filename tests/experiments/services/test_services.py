@@ -15,10 +15,12 @@ import pytest
 import yaml
 from mlflow import MlflowClient
 
+from detr.errors import ExitCode
 from experiments.schema import names
-from experiments.schema.store import StoreError, load_store, serve, server_arguments, server_variables, with_driver
-from experiments.services.command import MLFLOW, Services, answers, free_ports, main
-from experiments.services.postgres import lacking
+from experiments.schema.store import StoreError, load_store, with_driver
+from experiments.services.mlflow_server import serve, server_arguments, server_variables
+from experiments.services.postgres import missing_postgres
+from experiments.services.servers import MLFLOW, Services, answers, free_ports, main
 
 ROOT = Path(__file__).resolve().parents[3]
 TINY = (
@@ -88,7 +90,16 @@ def test_the_server_of_a_team_passes_artifacts_on(tmp_path, root):
 
 @pytest.mark.parametrize("arguments", [[], ["restart"], ["start", "here", "there"]])
 def test_only_start_and_stop_are_understood(arguments, capsys):
-    assert main(arguments) == 2 and "say start or stop" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    assert end.value.code == ExitCode.WRONG_INPUT and "usage: " in capsys.readouterr().err
+
+
+def test_a_server_that_cannot_start_is_told_in_a_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setattr("experiments.services.postgres.DEBIAN", tmp_path)
+    assert main(["start", str(tmp_path / "services")]) == ExitCode.FAILED
+    assert capsys.readouterr().err == "error: there is no initdb here: apt-get install postgresql\n"
 
 
 # Servers
@@ -97,7 +108,7 @@ def test_only_start_and_stop_are_understood(arguments, capsys):
 @pytest.fixture(scope="module")
 def services():
     """Both servers, below a folder that PostgreSQL's user can reach."""
-    if reason := lacking():
+    if reason := missing_postgres():
         pytest.skip(reason)
     with tempfile.TemporaryDirectory(prefix="services-") as folder:
         started = Services(Path(folder))
@@ -144,7 +155,7 @@ def test_a_server_keeps_the_password_of_its_address_from_its_command_line(servic
     (tmp_path / "mlflow.yaml").write_text(yaml.safe_dump(content))
     with (tmp_path / "log").open("w") as log:
         server = subprocess.Popen(
-            [sys.executable, "-m", "experiments.schema.store"],
+            [sys.executable, "-m", "experiments.services.mlflow_server"],
             cwd=ROOT,
             env=os.environ | {"DETR_STORE": str(tmp_path / "mlflow.yaml")},
             stdout=log,

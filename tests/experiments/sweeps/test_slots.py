@@ -19,7 +19,7 @@ from optuna.trial import TrialState
 
 from detr.errors import InputError
 from experiments.results.reading.sweep_trials import KNOWN, PLACE, REASON, STOPPED, SURPLUS, holders
-from experiments.runs.worker import Stop
+from experiments.runs.stop import Stop
 from experiments.sweeps.sampling import PRUNERS, SAMPLERS, SeededByPlace, build_pruner, build_sampler
 from experiments.sweeps.slots import MACHINE, MAX_DEATHS, Place, bury, fill, grid, place_lock, search_places, states
 from experiments.sweeps.sweep_file import read_sweep

@@ -21,9 +21,9 @@ from detr.config_io import flatten, to_dict
 from experiments.definition.arms import plan
 from experiments.results.figures.sweep_figures import figures
 from experiments.results.reading.sweep_trials import METRICS, PLACE, REASON, holders, load_sweep, sweeps, trial_frame
-from experiments.results.report import sweep_report
+from experiments.results.report.command import main as detr_report
 from experiments.results.trust import trust_frame
-from experiments.runs.worker import Stop
+from experiments.runs.stop import Stop
 from experiments.schema import names
 from experiments.schema.store import load_store
 from experiments.sweeps.space import config_of
@@ -177,9 +177,9 @@ def test_figures_and_report_need_nothing_from_outside(searched, results):
 
 
 def test_report_can_be_made_again_from_the_store(inside, tmp_path, capsys):
-    assert sweep_report.main(["tiny", "--output", str(tmp_path)]) == 0
+    assert detr_report(["--sweep", "tiny", "--output", str(tmp_path)]) == 0
     assert "Kendall" in (tmp_path / "report.md").read_text() and "tau" in capsys.readouterr().out
-    assert sweep_report.main(["nothing"]) == 2
+    assert detr_report(["--sweep", "nothing"]) == 2
     assert "no sweep named 'nothing'" in capsys.readouterr().err
 
 

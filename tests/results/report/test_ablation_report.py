@@ -12,8 +12,8 @@ import pytest
 
 from experiments.results.bootstrap import match
 from experiments.results.evidence import class_table, gather
-from experiments.results.report import ablation_report as module
 from experiments.results.report.ablation_report import render, report, spoken
+from experiments.results.report.command import main as detr_report
 from experiments.results.report.latex import document, escape
 from experiments.results.report.latex import table as latex_table
 from experiments.results.report.markdown import table as markdown_table
@@ -241,17 +241,17 @@ def test_the_command_writes_the_newest_report_and_says_the_verdicts(stored, caps
         monkeypatch.delenv(name, raising=False)
     stored.ablation(1, name="asked")
     stored.ablation(1, name="newest")
-    assert module.main(["asked", "--output", str(tmp_path / "out")]) == 0
+    assert detr_report(["asked", "--output", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
     assert said.startswith("primary: clip 1.0 against 0.1: not enough seeds") and "report.html" in said
     assert (tmp_path / "out" / "report.md").read_text().startswith("# asked:")
-    assert module.main([]) == 0
+    assert detr_report([]) == 0
     assert next((stored.folder / "runs").glob("*/report/report.md")).read_text().startswith("# newest:")
 
 
 def test_an_unknown_ablation_is_one_sentence(stored, capsys, monkeypatch):
     monkeypatch.setenv("DETR_STORE", str(stored.folder / "mlflow.yaml"))
-    assert module.main(["nothing"]) == 2
+    assert detr_report(["nothing"]) == 2
     assert "has no ablation named 'nothing'" in capsys.readouterr().err
     with pytest.raises(StoreError):
         report(stored.store, "nothing", None)

@@ -1,10 +1,10 @@
-"""A PostgreSQL and an MLflow server on this machine, to try what a team shares.
+"""Start or stop a PostgreSQL and an MLflow server on this machine, to try what a team shares.
 
-    make services        # and then: export DETR_STORE=services/mlflow.yaml
-    make services-stop   # the data stays, and the next start goes on with it
+    detr-services start    # and then: export DETR_STORE=services/mlflow.yaml
+    detr-services stop     # the data stays, and the next start goes on with it
 
 Ablations and sweeps go to the MLflow server and keep their studies in the same PostgreSQL. Both servers listen on the
-loopback alone.
+loopback alone. Exit codes: 0 done, 1 a server did not start, 2 the input is wrong.
 """
 
 import json
@@ -16,15 +16,17 @@ import sys
 import time
 import urllib.error
 import urllib.request
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 import yaml
 
+from detr.errors import ExitCode, UnavailableError, run_command
 from experiments.launchers.base import importable
 from experiments.schema.store import ROOT
-from experiments.services.postgres import Postgres, ServiceError, write_private
+from experiments.services.postgres import Postgres, write_private
 
 MLFLOW, OPTUNA = "mlflow", "optuna"  # databases
 START_SECONDS = 120  # at the first start the MLflow server makes its tables
@@ -32,7 +34,7 @@ STOP_SECONDS = 30
 
 
 class Services:
-    """Both servers, and all that they keep below one folder."""
+    """Both servers, which keep everything below one folder."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder.resolve()
@@ -42,7 +44,7 @@ class Services:
 
     @property
     def ports(self) -> dict[str, int]:
-        """Of postgres and mlflow, drawn at the first start."""
+        """Ports of postgres and mlflow, drawn at the first start."""
         path = self.folder / "ports.json"
         if not path.exists():
             path.write_text(json.dumps(dict(zip(("postgres", "mlflow"), free_ports(2), strict=True))))
@@ -54,7 +56,7 @@ class Services:
         return Postgres(self.folder, self.ports["postgres"])
 
     def start(self) -> None:
-        """Start what does not run. ServiceError where that cannot be."""
+        """Start the servers that do not run. UnavailableError where one cannot be started."""
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o711)  # PostgreSQL's user passes through, and cannot list it
         postgres, port = self.postgres, self.ports["mlflow"]
@@ -73,7 +75,7 @@ class Services:
             self._start_server(url)
 
     def stop(self) -> None:
-        """Stop what runs."""
+        """Stop the servers that run."""
         if process := self.process():
             os.killpg(process.pid, signal.SIGTERM)
             psutil.wait_procs([process], timeout=STOP_SECONDS)
@@ -84,7 +86,7 @@ class Services:
             self.postgres.stop()
 
     def process(self) -> psutil.Process | None:
-        """The MLflow server's, if it lives."""
+        """Process of the MLflow server; None where it does not live."""
         with suppress(OSError, ValueError, psutil.Error):
             kept = json.loads(self.process_file.read_text())
             process = psutil.Process(kept["pid"])
@@ -95,7 +97,7 @@ class Services:
         log = self.folder / "server.log"
         with log.open("a") as output:
             self.started = started = subprocess.Popen(
-                [sys.executable, "-m", "experiments.schema.store"],
+                [sys.executable, "-m", "experiments.services.mlflow_server"],
                 cwd=self.folder,
                 env=os.environ | importable() | {"DETR_STORE": str(self.server)},
                 stdin=subprocess.DEVNULL,
@@ -109,12 +111,12 @@ class Services:
         deadline = time.monotonic() + START_SECONDS
         while not answers(f"{url}/health"):
             if started.poll() is not None or time.monotonic() > deadline:
-                raise ServiceError(f"the MLflow server did not start: {log.read_text()[-1000:]}")
+                raise UnavailableError(f"the MLflow server did not start: {log.read_text()[-1000:]}")
             time.sleep(0.2)
 
 
 def answers(url: str) -> bool:
-    """Whether a server answers there."""
+    """Whether a server answers at the address."""
     try:
         with urllib.request.urlopen(url, timeout=5) as answer:
             return answer.status == 200
@@ -123,7 +125,7 @@ def answers(url: str) -> bool:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports of the loopback that nobody listens at."""
+    """Free ports of the loopback."""
     probes = [socket.socket() for _ in range(count)]
     try:
         for probe in probes:
@@ -134,22 +136,28 @@ def free_ports(count: int) -> list[int]:
             probe.close()
 
 
-def main(arguments: list[str]) -> int:
-    """`start` or `stop`, and a folder other than services/ at the repository root; returns the exit code."""
-    if not arguments or arguments[0] not in ("start", "stop") or len(arguments) > 2:
-        print("error: say start or stop, and a folder or none", file=sys.stderr)
-        return 2
-    services = Services(Path(arguments[1]) if len(arguments) > 1 else ROOT / "services")
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("action", choices=("start", "stop"))
+    parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "services", help="(default: %(default)s)")
+    options = parser.parse_args(arguments)
+    return run_command(lambda: act(options.action, Services(options.folder)))
+
+
+def act(action: str, services: Services) -> int:
+    """Start or stop the servers, and say how to use them."""
     try:
-        services.start() if arguments[0] == "start" else services.stop()
-    except (ServiceError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    if arguments[0] == "start":
-        print(f"running; use it with  export DETR_STORE={services.client}")
-        print(f"MLflow UI             {yaml.safe_load(services.client.read_text())['tracking_uri']}")
-    return 0
+        if action == "stop":
+            services.stop()
+            return ExitCode.DONE
+        services.start()
+    except OSError as error:
+        raise UnavailableError(str(error)) from None
+    print(f"running; use it with  export DETR_STORE={services.client}")
+    print(f"MLflow UI             {yaml.safe_load(services.client.read_text())['tracking_uri']}")
+    return ExitCode.DONE
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

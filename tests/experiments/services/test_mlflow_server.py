@@ -1,4 +1,4 @@
-"""What `make ui` starts."""
+"""The server that detr-ui starts."""
 
 import os
 import sys
@@ -9,7 +9,7 @@ import psutil
 import yaml
 
 from experiments.schema.store import ROOT
-from experiments.services.command import free_ports
+from experiments.services.servers import free_ports
 
 
 def test_the_ui_listens_on_this_machine_alone(tmp_path):
@@ -20,7 +20,11 @@ def test_the_ui_listens_on_this_machine_alone(tmp_path):
     variables = os.environ | {"DETR_STORE": str(tmp_path / "mlflow.yaml")}
     with (tmp_path / "log").open("w") as log:
         process = psutil.Popen(
-            [sys.executable, "-m", "experiments.schema.store"], cwd=ROOT, env=variables, stdout=log, stderr=log
+            [sys.executable, "-m", "experiments.services.mlflow_server"],
+            cwd=ROOT,
+            env=variables,
+            stdout=log,
+            stderr=log,
         )
     try:
         deadline, places = time.monotonic() + 120, set()
