@@ -1,4 +1,4 @@
-"""The architecture of a checkpoint, read from the names and shapes of its weights."""
+"""Architecture of a checkpoint, read from the names and shapes of its weights."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +18,7 @@ RESNETS = {  # (has bottleneck blocks, blocks of layer3)
 
 
 def infer_model_config(state: Mapping[str, Tensor], num_heads: int = 8, dilation: bool = False) -> ModelConfig:
-    """The model whose state dict this is; InputError when it is none that this project builds.
+    """Infer the settings of the model with this state dict; InputError if this project builds none like it.
 
     Neither the number of heads nor the dilation of a DC5 model leaves a trace in the weights: they must be told.
     """
@@ -44,7 +44,7 @@ def infer_model_config(state: Mapping[str, Tensor], num_heads: int = 8, dilation
 
 
 def _backbone(state: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The settings of the backbone."""
+    """Settings of the backbone."""
     if f"{BODY}0.0.weight" in state:
         num_blocks = len({name.split(".")[3] for name in state if name.startswith(BODY) and ".branch." in name})
         if num_blocks not in (2, 3):
@@ -65,7 +65,7 @@ def _backbone(state: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def _count(state: Mapping[str, Tensor], prefix: str) -> int:
-    """How many numbered modules there are below `prefix`."""
+    """Number of numbered modules below `prefix`."""
     return len({name.removeprefix(prefix).split(".")[0] for name in state if name.startswith(prefix)})
 
 
