@@ -35,7 +35,7 @@ COLUMNS = ["what", "peer", "work", "ratio", "spread", "aim", "figures"]
 
 
 def measure(name: str) -> Iterator[dict[str, Any]]:
-    """The entries of one module; where it fails, one that says so under "error"."""
+    """Yield the entries of one module; if it fails, one that says so under "error"."""
     try:
         for entry in importlib.import_module(f"benchmarks.{name}").entries():
             yield asdict(entry)
@@ -44,7 +44,7 @@ def measure(name: str) -> Iterator[dict[str, Any]]:
 
 
 def machine() -> dict[str, Any]:
-    """What the figures depend on."""
+    """Description of the machine, on which the figures depend."""
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "cores": os.cpu_count(),
@@ -56,7 +56,7 @@ def machine() -> dict[str, Any]:
 
 
 def markdown(about: dict[str, Any], rows: list[dict[str, Any]]) -> str:
-    """The table, and what it was made on."""
+    """Format the table and the machine that it was measured on."""
     columns = [*COLUMNS, "error"] if any("error" in row for row in rows) else COLUMNS
     shown = [row | {"figures": ", ".join(f"{k} {v:.4g}" for k, v in row.get("figures", {}).items())} for row in rows]
     table = pd.DataFrame(shown).reindex(columns=columns).astype(object)

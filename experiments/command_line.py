@@ -1,4 +1,4 @@
-"""The command line that `run.py` and `sweep.py` share: settings in, an exit code out."""
+"""Command line that `run.py` and `sweep.py` share: settings in, an exit code out."""
 
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
@@ -13,7 +13,10 @@ LOG_WIDTH = 160  # columns; logs are not folded at 80
 
 
 def parse_overrides(description: str | None, primary: str, arguments: list[str] | None) -> list[str]:
-    """The settings of a command line, whose --help lists the choices that `primary` of `conf/` has."""
+    """Parse the settings of a command line.
+
+    primary:  config of conf/ whose choices --help lists, see `experiments.definition.compose`
+    """
     parser = ArgumentParser(
         description=description, epilog=describe(primary), formatter_class=RawDescriptionHelpFormatter
     )

@@ -44,7 +44,7 @@ class Folder:
 
 
 def not_a_link(path: Path) -> Path:
-    """The path itself. InputError if it is a link: a folder that somebody else made could have others' files read and
+    """Return the path. InputError if it is a link: a folder that somebody else made could have others' files read and
     written through it.
     """
     if path.is_symlink():

@@ -102,7 +102,7 @@ class Lease:
 @contextmanager
 def held(folder: Path) -> Iterator[Folder]:
     """Make the folder of an ablation or sweep, and hold its lease if it is free: commands that run the same at once
-    share the work. InputError where it cannot be written.
+    share the work. InputError if it cannot be written.
     """
     with ExitStack() as stack:
         try:

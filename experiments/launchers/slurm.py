@@ -31,7 +31,7 @@ except ImportError:  # an extra of its own
 REQUEUES = 1000  # after time limits; submitit gives up after three
 MISSED_LOOKS = 2  # a job that squeue did not list so often has ended, and what it wrote can be seen here as well
 JOBS = 16  # at the same time, by default
-ARRAY = 1000  # SLURM's own limit, MaxArraySize, is 1001 where it was not changed
+ARRAY = 1000  # SLURM's own limit, MaxArraySize, is 1001 by default
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def explain(error: Exception) -> str:
-    """The error in one sentence, with the remedy if one is known. docs/survival.md lists them."""
+    """Describe an error in one sentence, with the remedy if one is known. docs/survival.md lists them."""
     if isinstance(error, InputError):
         return str(error)
     text = f"{type(error).__name__}: {error}"

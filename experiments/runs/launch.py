@@ -68,7 +68,7 @@ def launch(overrides: list[str], console: Console) -> int:
 
 
 def ablation_folder(ablation: Ablation, store: Store) -> Path:
-    """The newest folder of this ablation, or a new one if there is none or with fresh=true."""
+    """Newest folder of this ablation, or a new one if there is none or with fresh=true."""
     stem = f"{ablation.name}-{ablation.identity}"
     newest = max((int(path.suffix[1:]) for path in store.run_root.glob(f"{stem}.*")), default=0)
     return store.run_root / f"{stem}.{newest + 1 if ablation.fresh or not newest else newest}"

@@ -30,7 +30,7 @@ def server_variables(store: Store) -> dict[str, str]:
 
 
 def serve(store: Store) -> NoReturn:
-    """Replace this process by the MLflow server on the store. StoreError where the store is a server already."""
+    """Replace this process by the MLflow server on the store. StoreError if the store is a server already."""
     if store.is_server:
         raise StoreError(f"tracking_uri={store.address} is a server, and has a UI of its own")
     initialise(store)

@@ -1,4 +1,4 @@
-"""A PostgreSQL of one's own in a folder, on the loopback, from Debian's package `postgresql`."""
+"""Private PostgreSQL server in a folder, on the loopback, from Debian's package `postgresql`."""
 
 import os
 import pwd
@@ -18,7 +18,7 @@ DEBIAN = Path("/usr/lib/postgresql")  # VERSION/bin
 
 
 class Postgres:
-    """The database below `folder`, which listens at `port` and asks for a password.
+    """Database server below `folder`, which listens at `port` and asks for a password.
 
     The password is drawn at random and kept in the file `passwords`, in libpq's format, which its owner alone can read.
     PostgreSQL refuses to run as root: started by root it belongs to the user postgres, or else nobody.
@@ -85,7 +85,7 @@ class Postgres:
 
 
 def missing_postgres() -> str:
-    """Reason why PostgreSQL cannot be run here; empty where it can."""
+    """Reason why PostgreSQL cannot be run here; empty if it can."""
     try:
         _find("initdb"), _driver()
     except UnavailableError as error:
@@ -101,7 +101,7 @@ def write_private(path: Path, text: str) -> None:
 
 
 def _account() -> str | None:
-    """The user that PostgreSQL runs as; None for ourselves."""
+    """User that PostgreSQL runs as; None for ourselves."""
     if os.geteuid() != 0:
         return None
     users = {entry.pw_name for entry in pwd.getpwall()}

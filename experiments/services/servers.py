@@ -52,7 +52,7 @@ class Services:
 
     @property
     def postgres(self) -> Postgres:
-        """The database."""
+        """PostgreSQL server of the folder."""
         return Postgres(self.folder, self.ports["postgres"])
 
     def start(self) -> None:
@@ -86,7 +86,7 @@ class Services:
             self.postgres.stop()
 
     def process(self) -> psutil.Process | None:
-        """Process of the MLflow server; None where it does not live."""
+        """Process of the MLflow server; None if it does not live."""
         with suppress(OSError, ValueError, psutil.Error):
             kept = json.loads(self.process_file.read_text())
             process = psutil.Process(kept["pid"])

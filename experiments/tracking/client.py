@@ -152,7 +152,7 @@ def points(line: dict[str, Any]) -> Iterator[Metric]:
 
 
 def metric_name(key: str) -> str:
-    """The key with _ for characters that MLflow refuses in a name; a class of a data set may be called anything."""
+    """Replace characters that MLflow refuses in a name by _; a class of a data set may be called anything."""
     return "".join(c if (c.isalnum() and c.isascii()) or c in "_-./: " else "_" for c in key)
 
 

@@ -80,7 +80,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def sync_given(given: list[Path]) -> int:
-    """Synchronise these folders, or the run root where there are none; returns the exit code."""
+    """Synchronise these folders, or the run root if there are none; returns the exit code."""
     store = load_store()
     if missing := [path for path in given if not path.is_dir()]:
         raise InputError(f"{missing[0]}: there is no such folder")

@@ -28,7 +28,7 @@ class Upload:
 
     name, tags      of the MLflow run
     parent          path from here to the folder of the ablation or sweep; absent in that itself
-    experiment      name of the MLflow experiment; absent where there is a parent, whose it is
+    experiment      name of the MLflow experiment; absent if there is a parent, whose it is
     params          flattened settings
 
     and its uploaded.json run_id, parent (its run id), tracked and state (as MLflow has them), files (name -> size and
