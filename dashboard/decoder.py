@@ -80,7 +80,7 @@ def attention_maps(results: AblationResults) -> None:
 def _runs(results: AblationResults) -> dict[str, str]:
     """Arm -> run of the chosen seed, for the arm or the two arms that are chosen."""
     finished = results.finished
-    arms = [arm for arm in results.design["arms"] if arm in set(finished["arm"])]
+    arms = [arm for arm in results.design.arms if arm in set(finished["arm"])]
     pair = next((c.pairs[0] for c in contrasts(results.design) if set(c.pairs[0]) <= set(arms)), (arms[0], NO_ARM))
     left, middle, right = st.columns(3)
     arm = left.selectbox("Arm", arms, index=arms.index(pair[0]), key="arm", bind=choices.BIND)
@@ -119,7 +119,7 @@ def _lacking(results: AblationResults, reason: str) -> None:
     states.say(
         "warning",
         f"{reason} A new training stores them:",
-        f"python experiments/run.py ablation={results.design['name']} fresh=true",
+        f"python experiments/run.py ablation={results.design.name} fresh=true",
     )
 
 

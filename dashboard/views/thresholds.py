@@ -41,7 +41,7 @@ class Shown:
     @property
     def design(self) -> list[str]:
         """All arms, which fix the colours."""
-        return list(self.results.design["arms"])
+        return list(self.results.design.arms)
 
     @property
     def runs(self) -> Summaries:
@@ -84,7 +84,7 @@ def page(results: AblationResults, truth: GroundTruth) -> None:
 
 def default_arms(results: AblationResults) -> list[str]:
     """All where they are few, else the first pair of the primary contrast."""
-    arms = list(results.design["arms"])
+    arms = list(results.design.arms)
     found = contrasts(results.design)
     return arms if len(arms) <= FEW_ARMS or not found else list(found[0].pairs[0])
 
@@ -93,7 +93,7 @@ def curves(shown: Shown) -> None:
     """Precision, recall and F1."""
     raw = at_threshold(shown.runs, shown.threshold)
     columns = ["AP50", "precision", "recall", "F1", "best F1", "best threshold", "D-ECE"]
-    table = raw[["arm"]].assign(seeds=[f"{n}/{len(shown.results.design['seeds'])}" for n in raw["N"]])
+    table = raw[["arm"]].assign(seeds=[f"{n}/{len(shown.results.design.seeds)}" for n in raw["N"]])
     for column in columns:
         scale, digits = (100, 1) if column == "AP50" else (1, 2 if column == "best threshold" else 3)
         pairs = zip(raw[column], raw[f"{column}_sd"], strict=True)

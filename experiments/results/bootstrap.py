@@ -14,14 +14,14 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from detr.audit import COCO_AREA_LIMITS
 from experiments.results.detections import matching
 from experiments.results.detections.matching import MAX_DETECTIONS
+from experiments.schema.metrics import PRECISION
 
 Annotations = dict | str | Path
 Detections = list[dict] | str | Path  # a COCO results list, or the JSON file of one
 
-METRICS = ("AP", "AP50", "AP75", "APS", "APM", "APL")
-AREA_LIMITS = (1024, 9216)  # pixels: COCO's small | medium | large
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_THRESHOLDS = np.linspace(0, 1, 101)  # COCOeval's, to the last bit: 0.01 * r is not always r / 100
 CHUNK = 64  # replicates at once: a class's arrays stay in a core's cache
@@ -40,7 +40,10 @@ class Curve:
 
 @dataclass(frozen=True)
 class MatchTable:
-    """The detections of one arm matched to the ground truth: all that AP needs to know under any weights of images."""
+    """The detections of one arm matched to the ground truth: all that AP needs under any weights of the images.
+
+    Of one class the table holds that class alone.
+    """
 
     image_ids: tuple[int, ...]  # N, ascending
     classes: tuple[str, ...]  # K names, by ascending category id
@@ -53,35 +56,38 @@ def match(
     detections: Detections,
     *,
     metric: str = "AP",
-    area_limits: tuple[float, float] = AREA_LIMITS,
+    area_limits: tuple[float, float] = COCO_AREA_LIMITS,
 ) -> MatchTable:
     """Match detections to ground truth as COCOeval does, at the IoU thresholds and the area range of `metric`.
 
-    `area_limits` are the pixel areas that separate small from medium and medium from large objects. Annotations may
-    lack `iscrowd` (0) and `area` (width times height). ValueError for an unknown metric or image, and for scores and
-    boxes that are no numbers.
+    `metric` is AP, AP50, AP75, APS, APM, APL, or AP/<class>, the AP of one class. `area_limits` are the pixel areas
+    that separate small from medium and medium from large objects. Annotations may lack `iscrowd` (0) and `area` (width
+    times height). ValueError for an unknown metric, class or image, and for scores and boxes that are no numbers.
     """
-    return tabulate(_strictly(matching.read_truth(_read(annotations)), _read(detections)), metric, area_limits)
+    return tabulate(read_strictly(annotations, detections), metric, area_limits)
 
 
 def tabulate(
-    found: matching.Detections, metric: str = "AP", area_limits: tuple[float, float] = AREA_LIMITS
+    found: matching.Detections, metric: str = "AP", area_limits: tuple[float, float] = COCO_AREA_LIMITS
 ) -> MatchTable:
     """`match` for detections that were read already."""
-    if metric not in METRICS:
-        raise ValueError(f"metric={metric!r}: choose one of {', '.join(METRICS)}")
     truth, (small, large) = found.truth, area_limits
-    area = {"APS": (0, small), "APM": (small, large), "APL": (large, 1e10)}.get(metric, (0, 1e10))
-    ious = [float(metric[2:]) / 100] if metric in ("AP50", "AP75") else IOU_THRESHOLDS.tolist()
+    name, _, wanted = metric.partition("/")
+    if name not in PRECISION or (wanted and (name != "AP" or wanted not in truth.classes)):
+        classes = ", ".join(truth.classes)
+        raise ValueError(f"metric={metric!r}: choose one of {', '.join(PRECISION)}, or AP/ and one of {classes}")
+    classes = [k for k, known in enumerate(truth.classes) if wanted in ("", known)]
+    area = {"APS": (0, small), "APM": (small, large), "APL": (large, 1e10)}.get(name, (0, 1e10))
+    ious = [float(name[2:]) / 100] if name in ("AP50", "AP75") else IOU_THRESHOLDS.tolist()
     matched = [matching.match(found, area, iou) for iou in ious]
     counts = np.zeros((len(truth.classes), len(truth.image_ids)))
     counted = ~matched[0].truth_ignored
     np.add.at(counts, (truth.label[counted], truth.image[counted]), 1)
-    by_class = [np.flatnonzero(found.label == k) for k in range(len(truth.classes))]
+    by_class = [np.flatnonzero(found.label == k) for k in classes]
     return MatchTable(
         image_ids=tuple(truth.image_ids.tolist()),
-        classes=truth.classes,
-        truth=sparse.csr_array(counts),
+        classes=tuple(truth.classes[k] for k in classes),
+        truth=sparse.csr_array(counts[classes]),
         curves=tuple(
             tuple(_curve(found.image[d], ~one.ignored[d], one.hit[d], len(truth.image_ids)) for one in matched)
             for d in by_class
@@ -118,7 +124,7 @@ def ap(
     detections: Detections,
     *,
     metric: str = "AP",
-    area_limits: tuple[float, float] = AREA_LIMITS,
+    area_limits: tuple[float, float] = COCO_AREA_LIMITS,
 ) -> float:
     """COCOeval's value of the metric (0..1) by the path that the bootstrap takes; arguments as in `match`."""
     table = match(annotations, detections, metric=metric, area_limits=area_limits)
@@ -138,7 +144,7 @@ def bootstrap_ap(
     seed: int,
     *,
     metric: str = "AP",
-    area_limits: tuple[float, float] = AREA_LIMITS,
+    area_limits: tuple[float, float] = COCO_AREA_LIMITS,
     resample_seeds: bool = True,
 ) -> pd.DataFrame:
     """Bootstrap AP (0..1): one column an arm, one row a replicate, paired: a row weighs images alike for every arm.
@@ -200,8 +206,9 @@ def _curve(image: np.ndarray, counted: np.ndarray, hit: np.ndarray, num_images: 
     return Curve(image[hit], steps)
 
 
-def _strictly(truth: matching.GroundTruth, rows: list[dict]) -> matching.Detections:
-    """The detections; ValueError where some could not count, so that no AP rests on a part of them unnoticed."""
+def read_strictly(annotations: Annotations, detections: Detections) -> matching.Detections:
+    """Read detections; ValueError if some could not count, so that no AP rests on a part of them unnoticed."""
+    truth, rows = matching.read_truth(_read(annotations)), _read(detections)
     found = matching.read_detections(truth, rows)
     known = set(truth.image_ids.tolist())
     for row in rows:

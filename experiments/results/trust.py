@@ -14,6 +14,7 @@ from scipy.stats import kendalltau
 
 from experiments.results.figures.curves import styled
 from experiments.results.reading.sweep_trials import RUNG, TRIAL, SweepResults, trial_frame
+from experiments.schema.metrics import in_points
 
 MIN_CONFIGURATIONS = 6
 SCREENING = "screening only"
@@ -39,22 +40,17 @@ class Trust:
     @property
     def sentence(self) -> str:
         """All of it in words."""
-        scale = 100 if is_ap(self.metric) else 1
+        scale = 100 if in_points(self.metric) else 1
         pruned = f", {self.num_pruned} of them pruned in the sweep" if self.num_pruned else ""
         text = (
             f"{self.metric} at {self.rung}: Kendall's tau {self.tau:.2f} (95 % interval {self.low:.2f} to "
             f"{self.high:.2f}, p = {self.p:.2g}, N = {self.n} configurations{pruned}); top-1 regret "
             f"{scale * self.regret:.3g}"
         )
-        if is_ap(self.metric):
+        if in_points(self.metric):
             return text + " AP points"
         known = self.regret_AP == self.regret_AP
         return text + (f", {100 * self.regret_AP:.3g} AP points" if known else "; nothing is detected yet")
-
-
-def is_ap(metric: str) -> bool:
-    """Whether a metric is an AP, which is stored as 0..1 and shown times 100."""
-    return metric.startswith("val/AP")
 
 
 def ranking(frame: pd.DataFrame, metric: str, direction: str) -> pd.DataFrame:
@@ -208,8 +204,8 @@ def tau_interval(one: Sequence[float], other: Sequence[float], level: float = 0.
 def trust_figure(results: SweepResults, metric: str | None = None) -> go.Figure:
     """Short against long value of every configuration that was run again, one colour a rung; pruned ones are open."""
     metric = metric or next(iter(results.objectives))
-    scale = 100 if is_ap(metric) else 1
-    name = f"{metric.removeprefix('val/')} x 100" if is_ap(metric) else metric
+    scale = 100 if in_points(metric) else 1
+    name = f"{metric.removeprefix('val/')} x 100" if in_points(metric) else metric
     frame = trust_frame(results, metric)
     figure = styled(go.Figure(), 460)
     for rung in results.spec["rungs"][1:]:

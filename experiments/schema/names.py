@@ -17,3 +17,8 @@ FILES = (CONFIG, RECORDS, PREDICTIONS, ATTENTION, SAMPLES_PICTURE, FAILURE)  # o
 SPEC = "sweep.json"  # at a sweep's parent
 REPORT, CHECKPOINTS = "report", "checkpoints"  # folders
 TRACKED = "tracked.json"  # in the folders of runs, ablations and sweeps; no artifact
+
+
+def stored_metric(key: str) -> str:
+    """Name of a metric in MLflow, which allows letters, digits and _ - . / : and space; a class may have any name."""
+    return "".join(c if (c.isalnum() and c.isascii()) or c in "_-./: " else "_" for c in key)

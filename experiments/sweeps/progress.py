@@ -19,8 +19,9 @@ from experiments.results.reading.sweep_trials import (
     TRIAL,
     holders,
 )
-from experiments.results.trust import MAXIMIZE, is_ap
+from experiments.results.trust import MAXIMIZE
 from experiments.runs.display import COLOURS, print_table
+from experiments.schema.metrics import in_points
 from experiments.sweeps.sweep_file import Sweep
 from experiments.sweeps.trial import SEARCH, Phase
 
@@ -74,9 +75,9 @@ class SweepDisplay:
 
     def _value(self, trial: FrozenTrial) -> str:
         values = zip(self.phase.sweep.objectives, trial.values or [], strict=False)
-        texts = [f"{m.removeprefix('val/')} {100 * v:.1f}" if is_ap(m) else f"{m} {v:.4g}" for m, v in values]
+        texts = [f"{m.removeprefix('val/')} {100 * v:.1f}" if in_points(m) else f"{m} {v:.4g}" for m, v in values]
         AP = trial.user_attrs.get(METRICS, {}).get("val/AP")
-        if AP is not None and not any(is_ap(metric) for metric in self.phase.sweep.objectives):
+        if AP is not None and not any(in_points(metric) for metric in self.phase.sweep.objectives):
             texts.append(f"AP {100 * AP:.1f}")
         return ", ".join(texts)
 
@@ -101,7 +102,7 @@ class SweepDisplay:
     def _running(self, trial: FrozenTrial) -> str:
         values = trial.intermediate_values
         metric = self.phase.sweep.metric
-        scale, name = (100, "AP") if is_ap(metric) else (1, metric)
+        scale, name = (100, "AP") if in_points(metric) else (1, metric)
         last = f", {name} {scale * values[max(values)]:.3g}" if values else ""
         return f"{self._name(trial)}: {len(values)} evaluations{last}"
 

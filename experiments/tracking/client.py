@@ -20,7 +20,8 @@ from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
 from experiments.schema.names import EPOCH, ERROR, NUM_STEPS, RUN_DIRECTORY, SAMPLES, SECONDS, STATE, STEP
-from experiments.schema.store import ROOT, Store, initialise
+from experiments.schema.store import ROOT, Store
+from experiments.tracking.server import initialise
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of every table and monitor it sets up
 logging.getLogger("urllib3").setLevel(logging.ERROR)  # it tells of every attempt; the uploader says what came of it

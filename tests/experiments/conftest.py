@@ -22,7 +22,8 @@ from experiments.definition.arms import Run
 from experiments.folders.files import Folder
 from experiments.runs.run_directory import RunDirectory
 from experiments.schema import names
-from experiments.schema.store import initialise, load_store
+from experiments.schema.store import load_store
+from experiments.tracking.server import initialise
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = RunConfig(

@@ -14,6 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from experiments.results import bootstrap, effects
+from experiments.schema.metrics import PRECISION
 
 AREA_LIMITS = (40**2, 90**2)
 
@@ -79,12 +80,12 @@ def test_weights_of_one_are_cocoeval(seed, ties):
     annotations, detections = scenes(np.random.default_rng(seed), ties=ties)
     if not detections:
         return  # loadRes itself cannot read an empty list
-    ours = [bootstrap.ap(annotations, detections, metric=m, area_limits=AREA_LIMITS) for m in bootstrap.METRICS]
+    ours = [bootstrap.ap(annotations, detections, metric=m, area_limits=AREA_LIMITS) for m in PRECISION]
     assert ours == pytest.approx(cocoeval(annotations, detections)[0], abs=1e-6, nan_ok=True)
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.sampled_from(bootstrap.METRICS))
+@given(st.integers(0, 2**32 - 1), st.sampled_from(PRECISION))
 def test_weights_are_multiplicities(seed, metric):
     rng = np.random.default_rng(seed)
     annotations, detections = scenes(rng, ties=False)  # copies of an image do tie, with themselves
@@ -93,7 +94,7 @@ def test_weights_are_multiplicities(seed, metric):
     for count, ours in zip(counts, bootstrap.weighted_ap(table, counts), strict=True):
         truth, found = resampled(annotations, detections, count)
         if found:
-            want = cocoeval(truth, found)[0][bootstrap.METRICS.index(metric)]
+            want = cocoeval(truth, found)[0][PRECISION.index(metric)]
             assert ours == pytest.approx(want, abs=1e-6, nan_ok=True)
 
 
@@ -213,7 +214,7 @@ def test_missing_fields_and_ids_from_zero_are_filled_in():
     boxes = annotations["annotations"]
     full = [{**one, "iscrowd": 0, "area": one["bbox"][2] * one["bbox"][3]} for one in boxes]
     bare = [{"id": n, **{k: one[k] for k in ("image_id", "category_id", "bbox")}} for n, one in enumerate(boxes)]
-    for metric in bootstrap.METRICS:
+    for metric in PRECISION:
         filled, want = (
             bootstrap.ap({**annotations, "annotations": a}, detections, metric=metric) for a in (bare, full)
         )

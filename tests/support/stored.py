@@ -11,8 +11,9 @@ from PIL import Image
 
 from experiments.results.bootstrap import ap
 from experiments.schema import names
-from experiments.schema.store import Store, initialise, load_store
+from experiments.schema.store import Store, load_store
 from experiments.tracking import client
+from experiments.tracking.server import initialise
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ("<script>alert(1)</script>", "a & b_c | 50 %", "naïve")

@@ -13,7 +13,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from experiments.results.reading.sweep_trials import SweepResults
-from experiments.results.trust import is_ap
+from experiments.schema.metrics import in_points
 
 MATRIX_SETTINGS = 4  # the most important ones, in figures that have a panel for every pair of settings
 CAPTIONS = {
@@ -36,7 +36,7 @@ def figures(results: SweepResults) -> dict[str, go.Figure]:
     With several objectives, the figures of values are made for each, and named "history: val/AP" and so on.
     """
     study = display_copy(results)
-    names = [f"{metric.removeprefix('val/')} x 100" if is_ap(metric) else metric for metric in results.objectives]
+    names = [f"{metric.removeprefix('val/')} x 100" if in_points(metric) else metric for metric in results.objectives]
     finished = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
     made: dict[str, go.Figure] = {}
     with warnings.catch_warnings():
@@ -65,7 +65,7 @@ def figures(results: SweepResults) -> dict[str, go.Figure]:
 def display_copy(results: SweepResults) -> optuna.Study:
     """The study in memory, with every AP times 100."""
     logging.getLogger("optuna").setLevel(logging.WARNING)  # it tells of every study that it makes
-    scales = [100.0 if is_ap(metric) else 1.0 for metric in results.objectives]
+    scales = [100.0 if in_points(metric) else 1.0 for metric in results.objectives]
     shown = optuna.create_study(directions=list(results.objectives.values()))
     for trial in results.study.get_trials(deepcopy=False):
         scaled = copy.deepcopy(trial)

@@ -10,6 +10,8 @@ import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
+import pandas as pd
+
 from experiments.results.evidence import Evidence, gather
 from experiments.results.reading.ablations import newest_ablation, report_folder
 from experiments.results.report.html import page
@@ -21,6 +23,8 @@ from experiments.results.verdicts import Verdict
 from experiments.schema.contrasts import EXPLORATORY, PRIMARY, SECONDARY
 from experiments.schema.store import Store, StoreError, load_store
 
+NOTHING = pd.DataFrame()
+
 
 def render(evidence: Evidence) -> dict[str, str]:
     """File name -> content of every file of the report."""
@@ -28,7 +32,7 @@ def render(evidence: Evidence) -> dict[str, str]:
     frames = {
         "table.csv": arm_table(evidence.results, evidence.replicates),
         "contrasts.csv": contrast_table(evidence.verdicts),
-        "effects.csv": evidence.effects,
+        "effects.csv": pd.concat([frame.assign(metric=key) for key, frame in evidence.effects.items()] or [NOTHING]),
         "classes.csv": evidence.classes,
         "conditions.csv": evidence.conditions,
     }

@@ -23,9 +23,10 @@ from tracked import expected, stored
 
 from detr.checkpoint import checkpoints
 from experiments.folders.lease import HELD
-from experiments.schema.store import ROOT, initialise, load_store, server_arguments, server_variables
+from experiments.schema.store import ROOT, load_store
 from experiments.services.command import free_ports
 from experiments.tracking import sync
+from experiments.tracking.server import initialise, server_arguments, server_variables
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(0)]
 
