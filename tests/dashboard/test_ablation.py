@@ -111,3 +111,15 @@ def test_only_the_open_part_is_drawn(page, parent, part):
     test = page("ablation", parent, {"part": part})
     drawn = {one.label for one in test.tabs if len(one.children)}
     assert drawn == {part}
+
+
+@pytest.mark.parametrize(("metric", "label"), [("val/AP50", "AP50"), ("val/loss", "val loss"), ("seconds", "seconds")])
+def test_the_page_is_of_the_metric(stored, page, metric, label):
+    made = stored.ablation(1, metric=metric)
+    for part in PARTS:
+        test = page("ablation", made, {"part": part})
+        assert test.subheader[0].value == f"{label} by arm" and f"judged by {label}" in plain(test)
+    overview = frame(test, "arm", "interval over seeds")
+    assert list(overview)[2] == label and overview["difference (seeds)"][1].endswith("(1)")
+    assert re.search(rf"difference \S+ {label}, 1 seed", plain(test))
+    assert label in frame(test, "state", "time left")

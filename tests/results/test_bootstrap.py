@@ -107,6 +107,20 @@ def test_classes_are_cocoeval_and_one_without_truth_is_undefined():
     assert table.classes[4] == "class 4" and np.isnan(by_class[4])
 
 
+def test_the_ap_of_one_class_is_that_of_its_column():
+    annotations, detections = scenes(np.random.default_rng(0), num_images=30)
+    weights = bootstrap.image_weights(np.random.default_rng(1), 30, 5)
+    every = bootstrap.class_ap(bootstrap.match(annotations, detections), weights)
+    table = bootstrap.match(annotations, detections, metric="AP/class 2")
+    assert table.classes == ("class 2",)
+    assert (bootstrap.weighted_ap(table, weights) == every[:, 2]).all()
+    frame = bootstrap.bootstrap_ap(annotations, {"a": detections}, 5, seed=0, metric="AP/class 2")
+    assert (frame["a"] == bootstrap.bootstrap_ap(annotations, {"a": [table]}, 5, seed=0)["a"]).all()
+    for wrong in ("AP/nobody", "AP50/class 2", "AR100"):
+        with pytest.raises(ValueError, match=f"metric='{wrong}': choose one of AP, .* and one of class 0, class 1"):
+            bootstrap.match(annotations, detections, metric=wrong)
+
+
 def one_object_each(rng, num_images):
     """Images with one object of the same class, found for certain, and false detections here and there between."""
     box = {"bbox": [0, 0, 50, 50], "category_id": 1}

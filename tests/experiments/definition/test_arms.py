@@ -152,6 +152,11 @@ MISTAKES = {
     "ablation.primary=[{norm: pre, schedule: cosine},{}]": "ablation.primary: .* is no arm of this design",
     "+ablation.factors.seed={x: []}": "ablation.factors.seed: the name is taken",
     "plan=maybe": "plan='maybe': true says what would be run",
+    "ablation.metric=mAP": "ablation.metric='mAP': unknown metric 'mAP'; .*any logged one",
+    "ablation.metric=val/APs": "ablation.metric='val/APs': did you mean val/AP",
+    "ablation.metric=diagnostics/query_use": "say which values of diagnostics/query_use are better",
+    "ablation.metric=[val/AP,val/AP]": "a list of different ones",
+    "ablation.metric=val/loss ablation.margin=0": "ablation.margin=0: give a difference of val loss above 0",
 }
 
 
@@ -218,6 +223,27 @@ def test_costs_are_measured_once_for_equal_computations():
 def test_what_is_measured_need_not_be_fetched_or_compiled():
     measured = measurable(plan(["model=detr_r50", "train.compile=true"]).arms[0].config)
     assert (measured.model.pretrained, measured.train.compile) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("metric", "given"),
+    [("val/AP", None), ("val/APS", None), ("{name: val/loss, margin: 0.1}", 0.1), ("seconds", None)],
+)
+def test_a_plan_is_of_the_metric_and_in_its_unit(tmp_path, metric, given):
+    overrides = ["ablation=lr_clip", f"data.root={tmp_path}", "data.shapes_num_train=1", "data.shapes_num_val=1"]
+    ablation = plan([*overrides, "seeds=[0,1,2]", f"ablation.metric={metric}"])
+    decides = ablation.design.metric
+    mark = data_fingerprint(ablation.arms[0].config)
+    frame = earlier({("a", 0): 0.10, ("a", 1): 0.12}, fingerprint=mark, **{"schedule.horizon": "9 steps"})
+    lines = list(resolution(ablation, frame.rename(columns={"val/AP": decides.column})))
+    sd = 0.02 / math.sqrt(2)
+    unit = "points" if decides.unit == "points" else decides.label
+    end = {None: "margin 1" if unit == "points" else "no margin"}.get(given, f"margin {given}")
+    assert lines[0].startswith(f"SD of {decides.label} over seeds: {decides.scale * sd:.2g}")
+    assert f"±{decides.shown(half_width(contrasts(ablation.design)[0], sd, 3))} {unit} with 3 seeds" in lines[2]
+    assert lines[2].endswith(f"; {end}")
+    unknown = list(resolution(ablation, frame.iloc[:0].rename(columns={"val/AP": decides.column})))
+    assert ("unknown, as no earlier runs" in unknown[0]) == (unit != "points")
 
 
 def test_lengths_tell_what_is_equal():
