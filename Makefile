@@ -47,7 +47,7 @@ chaos: setup  ## run the long tests of faults: kills, races, fuzz, a tracker tha
 	  $(patsubst %,tests/experiments/%.py,runs/test_fuzz runs/test_faults folders/test_lease runs/test_resume tracking/test_upload runs/test_chaos)
 
 ui: setup  ## start the MLflow UI on the store of mlflow.yaml
-	$(BIN)/python -m experiments.tracking.server
+	$(BIN)/python -m experiments.services.mlflow_server
 
 dashboard: setup  ## open the dashboard on the store of mlflow.yaml
 	$(BIN)/streamlit run dashboard/app.py

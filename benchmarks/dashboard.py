@@ -36,7 +36,7 @@ from playwright.sync_api import Browser, BrowserContext, sync_playwright
 from experiments.results.reading.histories import load_history
 from experiments.schema import names
 from experiments.schema.store import ROOT, Store, load_store
-from experiments.tracking.server import initialise
+from experiments.tracking.database import initialise
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]

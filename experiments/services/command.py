@@ -95,7 +95,7 @@ class Services:
         log = self.folder / "server.log"
         with log.open("a") as output:
             self.started = started = subprocess.Popen(
-                [sys.executable, "-m", "experiments.schema.store"],
+                [sys.executable, "-m", "experiments.services.mlflow_server"],
                 cwd=self.folder,
                 env=os.environ | importable() | {"DETR_STORE": str(self.server)},
                 stdin=subprocess.DEVNULL,

@@ -21,7 +21,7 @@ from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID, ML
 
 from experiments.schema.names import EPOCH, ERROR, NUM_STEPS, RUN_DIRECTORY, SAMPLES, SECONDS, STATE, STEP
 from experiments.schema.store import ROOT, Store
-from experiments.tracking.server import initialise
+from experiments.tracking.database import initialise
 
 logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of every table and monitor it sets up
 logging.getLogger("urllib3").setLevel(logging.ERROR)  # it tells of every attempt; the uploader says what came of it

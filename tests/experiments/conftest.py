@@ -23,7 +23,7 @@ from experiments.folders.files import Folder
 from experiments.runs.run_directory import RunDirectory
 from experiments.schema import names
 from experiments.schema.store import load_store
-from experiments.tracking.server import initialise
+from experiments.tracking.database import initialise
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = RunConfig(

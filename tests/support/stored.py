@@ -13,7 +13,7 @@ from experiments.results.bootstrap import ap
 from experiments.schema import names
 from experiments.schema.store import Store, load_store
 from experiments.tracking import client
-from experiments.tracking.server import initialise
+from experiments.tracking.database import initialise
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ("<script>alert(1)</script>", "a & b_c | 50 %", "naïve")

@@ -25,8 +25,9 @@ from detr.checkpoint import checkpoints
 from experiments.folders.lease import HELD
 from experiments.schema.store import ROOT, load_store
 from experiments.services.command import free_ports
+from experiments.services.mlflow_server import server_arguments, server_variables
 from experiments.tracking import sync
-from experiments.tracking.server import initialise, server_arguments, server_variables
+from experiments.tracking.database import initialise
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(0)]
 

@@ -18,8 +18,8 @@ from mlflow import MlflowClient
 from experiments.schema import names
 from experiments.schema.store import StoreError, load_store, with_driver
 from experiments.services.command import MLFLOW, Services, answers, free_ports, main
+from experiments.services.mlflow_server import serve, server_arguments, server_variables
 from experiments.services.postgres import lacking
-from experiments.tracking.server import serve, server_arguments, server_variables
 
 ROOT = Path(__file__).resolve().parents[3]
 TINY = (
@@ -145,7 +145,7 @@ def test_a_server_keeps_the_password_of_its_address_from_its_command_line(servic
     (tmp_path / "mlflow.yaml").write_text(yaml.safe_dump(content))
     with (tmp_path / "log").open("w") as log:
         server = subprocess.Popen(
-            [sys.executable, "-m", "experiments.tracking.server"],
+            [sys.executable, "-m", "experiments.services.mlflow_server"],
             cwd=ROOT,
             env=os.environ | {"DETR_STORE": str(tmp_path / "mlflow.yaml")},
             stdout=log,

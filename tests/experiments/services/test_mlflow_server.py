@@ -20,7 +20,11 @@ def test_the_ui_listens_on_this_machine_alone(tmp_path):
     variables = os.environ | {"DETR_STORE": str(tmp_path / "mlflow.yaml")}
     with (tmp_path / "log").open("w") as log:
         process = psutil.Popen(
-            [sys.executable, "-m", "experiments.tracking.server"], cwd=ROOT, env=variables, stdout=log, stderr=log
+            [sys.executable, "-m", "experiments.services.mlflow_server"],
+            cwd=ROOT,
+            env=variables,
+            stdout=log,
+            stderr=log,
         )
     try:
         deadline, places = time.monotonic() + 120, set()
