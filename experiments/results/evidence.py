@@ -49,7 +49,8 @@ class Evidence:
 
 def gather(store: Store, run_id: str, replicates: int | None = None) -> Evidence:
     """Read the ablation with this parent run. `replicates` of the bootstrap: by default 1000, on large sets 300."""
-    results, notes = load_ablation(store, run_id), []
+    results = load_ablation(store, run_id)
+    notes = [results.note] if results.note else []
     done = results.finished
     ended = results.runs[results.runs["state"].isin(["finished", "failed"])]
     records = _records(store, ended, results.design.metrics)

@@ -25,6 +25,7 @@ class AblationResults:
     runs: pd.DataFrame  # one row a run: run_id, arm, seed, state, error, a column a factor, latest value of each metric
     params: dict[str, dict[str, str]] = field(default_factory=dict)  # run_id -> its flattened settings as texts
     state: str = "finished"  # of the whole: running, finished, failed or stopped
+    note: str = ""  # of the store's reader
 
     @property
     def finished(self) -> pd.DataFrame:
@@ -69,7 +70,7 @@ def load_ablation(store: Store, run_id: str) -> AblationResults:
         frame = frame.sort_values(["arm", "seed"], key=lambda c: c.map(order) if c.name == "arm" else c)
     params = {child.run_id: child.params for child in children}
     state = reader.run(run_id).tags.get(names.STATE, "running")
-    return AblationResults(run_id, design, something_to_find(frame.reset_index(drop=True)), params, state)
+    return AblationResults(run_id, design, something_to_find(frame.reset_index(drop=True)), params, state, reader.note)
 
 
 def load_annotations(store: Store, results: AblationResults) -> Path | None:
