@@ -13,7 +13,7 @@ from scipy.optimize import brentq
 from scipy.stats import kendalltau
 
 from experiments.results.figures.curves import styled
-from experiments.results.reading.sweep_trials import RUNG, TRIAL, SweepResults, trial_frame
+from experiments.results.reading.sweep_trials import SweepResults, attributes_of, trial_frame
 from experiments.schema.metrics import in_points
 
 MIN_CONFIGURATIONS = 6
@@ -105,8 +105,9 @@ def trust_frame(results: SweepResults, metric: str | None = None) -> pd.DataFram
     direction = results.objectives[metric]
     searched = trial_frame(results.study, results.objectives)
     again = trial_frame(results.trust, results.objectives)
-    origin = {t.number: (t.user_attrs.get(TRIAL), t.user_attrs.get(RUNG)) for t in results.trust.get_trials(False)}
-    again[["trial", "rung"]] = [origin[number] for number in again["number"]] if len(again) else None
+    stored = {trial.number: attributes_of(trial) for trial in results.trust.get_trials(deepcopy=False)}
+    origin = [(stored[number].trial, stored[number].rung) for number in again["number"]]
+    again[["trial", "rung"]] = origin if origin else None
     again = again[again["state"] == "finished"]
     parts = []
     for rung in results.spec["rungs"][1:]:

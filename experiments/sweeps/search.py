@@ -17,13 +17,14 @@ from experiments.folders.files import UPLOADED, Folder, not_a_link, write_json
 from experiments.folders.lease import held
 from experiments.launchers.base import Launcher, Process
 from experiments.launchers.choice import build_launcher
-from experiments.results.reading.sweep_trials import PARENT, SweepResults
+from experiments.results.reading.sweep_trials import SweepResults
 from experiments.results.report.sweep_report import best_table, spoken, title, write
 from experiments.runs.display import print_table
 from experiments.runs.launch import is_uploaded, preflight
 from experiments.runs.stop import Stop
 from experiments.schema import names
 from experiments.schema.store import Store, load_store, without_password
+from experiments.schema.trial_attributes import PARENT
 from experiments.sweeps.best import write_ablation
 from experiments.sweeps.progress import SweepDisplay, show_plan
 from experiments.sweeps.sampling import build_pruner, build_sampler

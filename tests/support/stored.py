@@ -61,6 +61,7 @@ def records(arm: dict, seed: int, final: float) -> list[dict]:
     lines = []
     for step in range(1, STEPS + 1):
         place = {"step": step, "num_steps": STEPS, "epoch": step / 2, "samples": 4 * step, "seconds": 0.5 * step}
+        place["time"] = float(step)
         metrics = {
             "train/loss": 20 * math.exp(-step / 8) + 1 + 0.1 * seed,
             "train/grad_norm": 30.0 - step,

@@ -13,6 +13,7 @@ from experiments.results.reading.reader import StoredRun, open_reader
 from experiments.schema import names
 from experiments.schema.design import Design
 from experiments.schema.metrics import Metric, in_points
+from experiments.schema.record import RecordLine
 from experiments.schema.store import Store, StoreError
 
 
@@ -129,8 +130,8 @@ def load_records(store: Store, run_id: str) -> pd.DataFrame:
         return something_to_find(frame.drop(columns="step", errors="ignore").rename_axis("step").reset_index())
     steps: dict[int, dict[str, float]] = {}  # a step's evaluation joins its training record
     for record in _lines(path):
-        place = {key: record[key] for key in ("step", "epoch", "samples", "seconds")}
-        steps.setdefault(record["step"], {}).update(place | record["metrics"])
+        lengths = {key: getattr(record, key) for key in ("step", "epoch", "samples", "seconds")}
+        steps.setdefault(record.step, {}).update(lengths | record.metrics)
     return something_to_find(pd.DataFrame(list(steps.values())))
 
 
@@ -156,16 +157,16 @@ def _design(store: Store, run_id: str) -> Design:
         raise StoreError(f"{path} of the ablation {run_id} is damaged: {error}") from None
 
 
-def _lines(path: Path) -> list[dict[str, Any]]:
+def _lines(path: Path) -> list[RecordLine]:
     """The records of a file; a last line that was cut off is left out."""
     lines = path.read_text().splitlines()
     records = []
     for number, line in enumerate(lines, 1):
         try:
-            records.append(json.loads(line))
-        except ValueError:
+            records.append(RecordLine.from_dict(json.loads(line)))
+        except (ValueError, RecursionError) as error:
             if number < len(lines):
-                raise StoreError(f"{path}, line {number}: not a record in JSON; the file is damaged") from None
+                raise StoreError(f"{path}, line {number}: no record ({error}); the file is damaged") from None
     return records
 
 

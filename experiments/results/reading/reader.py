@@ -96,8 +96,9 @@ def check_revision(database: Path, revision: str) -> None:
     head = ScriptDirectory(str(Path(mlflow.__file__).parent / "store/db_migrations")).get_current_head()
     if revision != head:
         raise StoreError(
-            f"{database} is of another MLflow (its tables have revision {revision or 'unknown'}, those of the installed "
-            f"MLflow {mlflow.__version__} have {head}); install the MLflow that wrote it, or run mlflow db upgrade"
+            f"{database} is of another MLflow (its tables have revision {revision or 'unknown'}, those of the "
+            f"installed MLflow {mlflow.__version__} have {head}); install the MLflow that wrote it, or run mlflow db "
+            "upgrade"
         )
 
 
