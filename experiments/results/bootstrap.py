@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -19,8 +20,8 @@ from experiments.results.detections import matching
 from experiments.results.detections.matching import MAX_DETECTIONS
 from experiments.schema.metrics import PRECISION
 
-Annotations = dict | str | Path
-Detections = list[dict] | str | Path  # a COCO results list, or the JSON file of one
+Annotations = Mapping[str, Any] | str | Path
+Detections = list[dict[str, Any]] | str | Path  # a COCO results list, or the JSON file of one
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_THRESHOLDS = np.linspace(0, 1, 101)  # COCOeval's, to the last bit: 0.01 * r is not always r / 100
@@ -74,8 +75,8 @@ def tabulate(
     truth, (small, large) = found.truth, area_limits
     name, _, wanted = metric.partition("/")
     if name not in PRECISION or (wanted and (name != "AP" or wanted not in truth.classes)):
-        classes = ", ".join(truth.classes)
-        raise ValueError(f"metric={metric!r}: choose one of {', '.join(PRECISION)}, or AP/ and one of {classes}")
+        known = ", ".join(truth.classes)
+        raise ValueError(f"metric={metric!r}: choose one of {', '.join(PRECISION)}, or AP/ and one of {known}")
     classes = [k for k, known in enumerate(truth.classes) if wanted in ("", known)]
     area = {"APS": (0, small), "APM": (small, large), "APL": (large, 1e10)}.get(name, (0, 1e10))
     ious = [float(name[2:]) / 100] if name in ("AP50", "AP75") else IOU_THRESHOLDS.tolist()
@@ -109,14 +110,16 @@ def class_ap(table: MatchTable, weights: np.ndarray) -> np.ndarray:
     for k in truth.any(axis=1).nonzero()[0]:
         at_threshold = [_interpolated(curve, drawn, truth[k]) for curve in table.curves[k]]
         ap[k] = np.where(truth[k] > 0, np.mean(at_threshold, axis=0), np.nan)
-    return ap.T
+    return np.asarray(ap.T)
 
 
 def weighted_ap(table: MatchTable, weights: np.ndarray) -> np.ndarray:
     """AP [B] for weights [B, N] as in `class_ap`: the mean over classes with ground truth, NaN if there is none."""
     by_class = class_ap(table, weights)
     defined = np.count_nonzero(~np.isnan(by_class), axis=1)
-    return np.divide(np.nansum(by_class, axis=1), defined, out=np.full(len(by_class), np.nan), where=defined > 0)
+    mean = np.full(len(by_class), np.nan)
+    np.divide(np.nansum(by_class, axis=1), defined, out=mean, where=defined > 0)
+    return mean
 
 
 def ap(
@@ -157,7 +160,7 @@ def bootstrap_ap(
     """
     if replicates < 1:
         raise ValueError(f"replicates={replicates}: at least 1 is needed")
-    truth = _read(annotations_json)
+    truth: Mapping[str, Any] = _read_json(annotations_json)
     # Streams of their own: an arm added at the end changes no other arm's values.
     images, *arms = np.random.SeedSequence(seed).spawn(1 + len(detections))
     columns = {}
@@ -195,7 +198,7 @@ def _interpolated(curve: Curve, drawn: np.ndarray, truth: np.ndarray) -> np.ndar
     recall = tp / np.maximum(truth, 1.0)  # float64 as in COCOeval: at equality the last bit decides
     nearest = np.rint(100 * recall).astype(np.intp)
     reached = nearest + (RECALL_THRESHOLDS[nearest] <= recall)  # number of thresholds at or below the recall
-    return (envelope * np.diff(reached, axis=0, prepend=0)).sum(axis=0) / len(RECALL_THRESHOLDS)
+    return np.asarray((envelope * np.diff(reached, axis=0, prepend=0)).sum(axis=0) / len(RECALL_THRESHOLDS))
 
 
 def _curve(image: np.ndarray, counted: np.ndarray, hit: np.ndarray, num_images: int) -> Curve:
@@ -208,7 +211,8 @@ def _curve(image: np.ndarray, counted: np.ndarray, hit: np.ndarray, num_images: 
 
 def read_strictly(annotations: Annotations, detections: Detections) -> matching.Detections:
     """Read detections; ValueError if some could not count, so that no AP rests on a part of them unnoticed."""
-    truth, rows = matching.read_truth(_read(annotations)), _read(detections)
+    truth = matching.read_truth(_read_json(annotations))
+    rows: list[dict[str, Any]] = _read_json(detections)
     found = matching.read_detections(truth, rows)
     known = set(truth.image_ids.tolist())
     for row in rows:
@@ -220,11 +224,12 @@ def read_strictly(annotations: Annotations, detections: Detections) -> matching.
     return found
 
 
-def _read(given: dict | list | str | Path) -> dict | list:
+def _read_json(given: Any) -> Any:
+    """The content of a file, or what was read already."""
     return json.loads(Path(given).read_text()) if isinstance(given, str | Path) else given
 
 
-def _per_seed(given: Detections | Sequence[Detections]) -> Sequence[Detections]:
+def _per_seed(given: Any) -> Sequence[Any]:
     """The detections of each seed; a path or a list of dicts is those of the only one, an empty list finds nothing."""
     one_seed = isinstance(given, str | Path) or not given or isinstance(given[0], dict)
     return [given] if one_seed else given

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -25,8 +26,9 @@ from experiments.schema.metrics import AP, PRECISION, Metric
 from experiments.schema.store import Store
 
 SEED = 0  # of the bootstrap: the same report each time
+Content = dict[str, list[Any]]  # a COCO annotation file, parsed
 REPLICATES, REPLICATES_LARGE, LARGE = 1000, 300, 1000  # beyond LARGE images, 300 take long enough
-NO_IMAGES: dict[str, list] = {"images": [], "annotations": [], "categories": []}
+NO_IMAGES: Content = {"images": [], "annotations": [], "categories": []}
 CLASS_COLUMNS = ("class", "arm", "against", "difference", "low", "high")
 
 
@@ -87,7 +89,7 @@ def run_conditions(
     results: AblationResults,
     records: Mapping[tuple[str, int], pd.DataFrame],
     predictions: Mapping[str, Sequence[tuple[int, Path]]],
-    content: Mapping[str, list],
+    content: Content,
 ) -> pd.DataFrame:
     """One row a run and condition that it has: arm, seed, condition, reason."""
     sizes = {image["id"]: (image.get("width", 0), image.get("height", 0)) for image in content["images"]}
@@ -105,7 +107,7 @@ def run_conditions(
             other = other_strata(content, limits) if limits else "the area limits are not known"
             failed = [finding.reason for finding in audit_metrics(row, other) if finding.passed is False]
             reasons[conditions.AUDIT_FAILED] = "; ".join(failed)
-            logged = {key for key, value in run.items() if "/" in key and value == value}
+            logged = {str(key) for key, value in run.items() if "/" in str(key) and value == value}
             reasons[conditions.NOT_LOGGED] = conditions.not_logged(results.design.metrics, logged)
             reasons[conditions.COLLAPSED] = conditions.collapsed(frame)
             if conditions.VARIANCE_KEY not in frame and (arm, seed) in files:
@@ -145,7 +147,7 @@ def class_table(tables: Mapping[str, Sequence[MatchTable]], contrast: Contrast |
 def _records(store: Store, runs: pd.DataFrame, metrics: Iterable[Metric]) -> Records:
     """Histories of the design's metrics and of those that conditions and the report's curves need, and of no others."""
     needed = {*(metric.column for metric in metrics), *LOSSES, *RATES, *CLIPPING, *MATCHING, *conditions.METRICS}
-    keys = [key for key in runs if key in needed or key.startswith(ENTROPY)]
+    keys = [key for key in map(str, runs) if key in needed or key.startswith(ENTROPY)]
     return as_records({key: load_history(store, runs["run_id"].tolist(), key) for key in keys}, runs)
 
 
@@ -154,7 +156,8 @@ def _predictions(store: Store, results: AblationResults, notes: list[str]) -> di
     found, missing = {}, []
     for arm in results.design.arms:
         runs = results.finished[results.finished["arm"] == arm]
-        paths = [(run.seed, load_predictions(store, run.run_id)) for run in runs.itertuples()]
+        seeds, run_ids = runs["seed"].tolist(), runs["run_id"].tolist()
+        paths = [(seed, load_predictions(store, run_id)) for seed, run_id in zip(seeds, run_ids, strict=True)]
         missing += [f"{arm}, seed {seed}" for seed, path in paths if path is None]
         if kept := [(seed, path) for seed, path in paths if path]:
             found[arm] = kept
@@ -163,14 +166,14 @@ def _predictions(store: Store, results: AblationResults, notes: list[str]) -> di
     return found
 
 
-def _content(path: Path | None, notes: list[str]) -> dict[str, list]:
+def _content(path: Path | None, notes: list[str]) -> Content:
     """The validation annotations; without an image where they were not stored or are damaged, which is noted."""
     lost = "there are no intervals over images and no pictures."
     if path is None:
         notes.append(f"The validation annotations were not stored: {lost}")
         return NO_IMAGES
     try:
-        content = load(path)
+        content: Content = load(path)
         read_truth(content)
     except (ValueError, OSError) as error:
         notes.append(f"{path.name} cannot be used, and {lost} {error}")
@@ -179,7 +182,7 @@ def _content(path: Path | None, notes: list[str]) -> dict[str, list]:
 
 
 def _read_detections(
-    content: Mapping[str, list], predictions: Mapping[str, Sequence[tuple[int, Path]]], notes: list[str]
+    content: Content, predictions: Mapping[str, Sequence[tuple[int, Path]]], notes: list[str]
 ) -> tuple[dict[str, list[tuple[int, Path]]], dict[tuple[str, int], matching.Detections]]:
     """The predictions that can be read, and by arm and seed what they hold; damaged ones are noted."""
     kept: dict[str, list[tuple[int, Path]]] = {}
@@ -203,8 +206,8 @@ def _tables(
 ) -> dict[str, dict[str, list[MatchTable]]]:
     """metric's key -> arm -> the match table of each of its runs, at the area limits of the run."""
     limits = {
-        (run.arm, run.seed): run_area_limits(results.params.get(run.run_id, {})) or COCO_AREA_LIMITS
-        for run in results.runs.itertuples()
+        (run["arm"], run["seed"]): run_area_limits(results.params.get(run["run_id"], {})) or COCO_AREA_LIMITS
+        for run in results.runs.to_dict("records")
     }
     tables: dict[str, dict[str, list[MatchTable]]] = {}
     for metric in sorted(metrics, key=lambda metric: metric.key):
@@ -261,8 +264,8 @@ def _scenes(
         notes.append("There are no detections to show: an arm of the primary contrast has no stored predictions.")
         return []
     files = [dict(predictions[arm]) for arm in arms]
-    seeds = sorted(set.intersection(*map(set, files))) or [None]
-    chosen = {arm: rows.get(seeds[0], next(iter(rows.values()))) for arm, rows in zip(arms, files, strict=True)}
+    seed = min(set.intersection(*map(set, files)), default=-1)
+    chosen = {arm: rows.get(seed, next(iter(rows.values()))) for arm, rows in zip(arms, files, strict=True)}
     return scenes(annotations, chosen, image_folder(results))
 
 

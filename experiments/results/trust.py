@@ -186,7 +186,7 @@ def tau_interval(one: Sequence[float], other: Sequence[float], level: float = 0.
         weights = np.ones(1)
         for k in range(1, n):
             weights = np.convolve(weights, q ** np.arange(k + 1))
-        return weights / weights.sum()
+        return np.asarray(weights / weights.sum())
 
     def at_most(log_q: float, d: int) -> float:
         return float(probabilities(np.exp(log_q))[: d + 1].sum())

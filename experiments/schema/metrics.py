@@ -69,7 +69,7 @@ class Metric:
     @property
     def spec(self) -> str | dict[str, Any]:
         """The shortest form that `from_spec` reads as this metric."""
-        extra = {"margin": self.margin} if self.margin is not None else {}
+        extra: dict[str, Any] = {"margin": self.margin} if self.margin is not None else {}
         if self.better != direction(self.key):
             extra = {"better": self.better} | extra
         return {"name": self.key} | extra if extra else self.key

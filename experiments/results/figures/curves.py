@@ -129,7 +129,8 @@ def arm_traces(records: Records, arm: str, key: str, arms: Sequence[str], look: 
 
 def entropy_metrics(records: Records) -> dict[str, str]:
     """The attention entropies that were logged, with their titles, by layer."""
-    layers = {key.removeprefix(ENTROPY) for frame in records.values() for key in frame if key.startswith(ENTROPY)}
+    keys = {str(key) for frame in records.values() for key in frame}
+    layers = {key.removeprefix(ENTROPY) for key in keys if key.startswith(ENTROPY)}
     return {f"{ENTROPY}{layer}": f"decoder layer {layer}" for layer in sorted(layers, key=lambda x: (len(x), x))}
 
 

@@ -67,7 +67,7 @@ def effects(table: pd.DataFrame, metric: Metric) -> go.Figure:
     table:  `effects.factorial_effects`
     """
     labels = [
-        f"{row.effect}: {row.level} against {row.baseline}" if row.kind == "main" else row.effect
+        f"{row.effect}: {row.level} against {row.baseline}" if row.kind == "main" else str(row.effect)
         for row in table.itertuples()
     ]
     figure = _rows(labels)
@@ -85,7 +85,7 @@ def class_differences(table: pd.DataFrame, metric: Metric = AP) -> go.Figure:
 
     table:  one row a class: class, difference, low, high (0..1), sorted as it is to be shown
     """
-    figure = _rows(table["class"].tolist(), row=22 if len(table) > 20 else ROW)
+    figure = _rows([str(name) for name in table["class"]], row=22 if len(table) > 20 else ROW)
     figure.add_vline(x=0, line={"color": "#666666", "width": 1})
     shown = table.rename(columns={"low": "d_low", "high": "d_high"})
     _intervals(figure, shown, "difference", "d", metric.scale, IMAGES, shift=0)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from experiments.results.reading.reader import StoredRun, open_reader
+from experiments.results.reading.reader import StoredRun, open_reader, require_reader
 from experiments.schema import names
 from experiments.schema.design import Design
 from experiments.schema.metrics import Metric, in_points
@@ -61,7 +61,7 @@ def report_folder(store: Store, run_id: str) -> Path:
 
 def load_ablation(store: Store, run_id: str) -> AblationResults:
     """The design and all runs of the ablation with this parent run; StoreError where its design cannot be read."""
-    design, reader = _design(store, run_id), open_reader(store)
+    design, reader = _design(store, run_id), require_reader(store)
     children = reader.runs(tags={names.PARENT: run_id})
     order = {arm: i for i, arm in enumerate(design.arms)}
     rows = [_row(child, design) for child in children if child.tags.get(names.ARM) in order]
@@ -120,7 +120,7 @@ def load_records(store: Store, run_id: str) -> pd.DataFrame:
     """One row a step: step, epoch, samples, seconds and a column a metric. From the run's own record file once it has
     ended, else from the store's histories.
     """
-    reader = open_reader(store)
+    reader = require_reader(store)
     run = reader.run(run_id)
     path = None if run.tags.get(names.STATE) == "running" else reader.file(run_id, names.RECORDS)
     if path is None:
@@ -131,13 +131,13 @@ def load_records(store: Store, run_id: str) -> pd.DataFrame:
     steps: dict[int, dict[str, float]] = {}  # a step's evaluation joins its training record
     for record in _lines(path):
         lengths = {key: getattr(record, key) for key in ("step", "epoch", "samples", "seconds")}
-        steps.setdefault(record.step, {}).update(lengths | record.metrics)
+        steps.setdefault(record.step, {}).update({**lengths, **record.metrics})
     return something_to_find(pd.DataFrame(list(steps.values())))
 
 
 def something_to_find(metrics: pd.DataFrame) -> pd.DataFrame:
     """AP and AR without pycocotools' -1, which says that there was nothing to find: NaN in its place."""
-    scores = [key for key in metrics if in_points(str(key))]
+    scores = [key for key in map(str, metrics) if in_points(key)]
     return metrics.assign(**{key: metrics[key].replace(-1, np.nan) for key in scores})
 
 

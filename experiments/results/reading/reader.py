@@ -7,13 +7,13 @@ takes 25 times as long, its client takes seconds to start, and it would migrate 
 import os
 import sqlite3
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import unquote, urlparse
 
 import numpy as np
@@ -86,6 +86,14 @@ def open_reader(store: Store) -> Reader | None:
         f"{store.database.name} has no {lacking}, as MLflow's files had; it is read through its client, which is slow."
     )
     return ClientReader(store.tracking_uri, note)
+
+
+def require_reader(store: Store) -> Reader:
+    """A reader of the store; StoreError if its SQLite file was not made yet."""
+    reader = open_reader(store)
+    if reader is None:
+        raise StoreError(f"{store.database} is not there yet; the first run makes it")
+    return reader
 
 
 def check_revision(database: Path, revision: str) -> None:
@@ -282,12 +290,12 @@ def _frame(points: np.ndarray, run_ids: Sequence[str]) -> pd.DataFrame:
     value[np.abs(value) >= LARGEST] *= np.inf
     frame = pd.DataFrame({"run": points["run"], "step": points["step"], "time": points["time"], "value": value})
     frame = frame.drop_duplicates(["run", "step"], keep="last").sort_values(["run", "step"], ignore_index=True)
-    run_id = pd.Categorical.from_codes(frame.pop("run"), categories=list(run_ids))
-    frame.insert(0, "run_id", run_id)
+    run_id = pd.Categorical.from_codes(np.asarray(frame.pop("run"), np.int64), categories=pd.Index(list(run_ids)))
+    frame.insert(0, "run_id", pd.Series(run_id, index=frame.index))
     return frame
 
 
-def _stored(run, experiment: str) -> StoredRun:
+def _stored(run: Any, experiment: str) -> StoredRun:
     info, data = run.info, run.data
     metrics = {key: _finite_or_not(value) for key, value in data.metrics.items()}
     head = (info.run_id, experiment, info.status, info.start_time, info.end_time)
@@ -303,7 +311,7 @@ def _finite_or_not(value: float) -> float:
     return value * float("inf") if abs(value) >= LARGEST else value
 
 
-def _pages(search, *arguments) -> list:
+def _pages(search: Callable[..., Any], *arguments: Any) -> list[Any]:
     """All results of a search that MLflow gives by the page."""
     page = search(*arguments)
     found = list(page)
@@ -334,7 +342,7 @@ def _download(tracking_uri: str, run_id: str, name: str) -> Path | None:
 
 
 @cache
-def _folder() -> tempfile.TemporaryDirectory:
+def _folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="detr-artifacts-")  # removed when the process ends
 
 

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
@@ -32,7 +33,8 @@ def last_signs(store: Store, results: AblationResults) -> dict[str, float]:
     if reader is None or not run_ids:
         return {}
     latest = [reader.history(run_ids, metric).groupby("run_id", observed=True)["time"].max() for metric in SIGNS]
-    return (pd.concat(latest).groupby(level=0, observed=True).max() / 1000).to_dict()
+    newest = pd.concat(latest).groupby(level=0, observed=True).max() / 1000
+    return {str(run_id): float(seconds) for run_id, seconds in newest.items()}
 
 
 def run_states(results: AblationResults, signs: Mapping[str, float], now: float | None = None) -> pd.DataFrame:
@@ -50,8 +52,8 @@ def run_states(results: AblationResults, signs: Mapping[str, float], now: float 
     rows = []
     for arm in results.design.arms:
         for seed in results.design.seeds:
-            run = known.get((arm, seed), {"state": "planned"})
-            progress = _progress(run, now - signs.get(run.get("run_id"), now), results.design.metric)
+            run = known.get((arm, seed), {"run_id": "", "state": "planned"})
+            progress = _progress(run, now - signs.get(run["run_id"], now), results.design.metric)
             rows.append({"arm": arm, "seed": seed} | progress)
     return pd.DataFrame(rows)
 
@@ -66,7 +68,7 @@ def time_left(states: pd.DataFrame) -> float:
     return (at_work["left"].sum() + waiting * duration) / len(at_work)
 
 
-def _progress(run: Mapping, silence: float, metric: Metric) -> dict[str, object]:
+def _progress(run: Mapping[Any, Any], silence: float, metric: Metric) -> dict[str, object]:
     state, error = run["state"], str(run.get("error") or "")
     step, of, seconds = (run.get(key, float("nan")) for key in (names.STEP, names.NUM_STEPS, names.SECONDS))
     running = state == "running"

@@ -19,7 +19,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from experiments.results.reading.reader import open_reader
+from experiments.results.reading.reader import open_reader, require_reader
 from experiments.schema import names
 from experiments.schema.store import SQLITE, Store, StoreError, reason, with_driver, without_password
 from experiments.schema.trial_attributes import TrialAttributes
@@ -46,7 +46,7 @@ class SweepResults:
     @property
     def objectives(self) -> dict[str, str]:
         """metric -> maximize or minimize; the first one ranks."""
-        return self.spec["objectives"]
+        return dict(self.spec["objectives"])
 
 
 def sweeps(store: Store) -> pd.DataFrame:
@@ -77,7 +77,7 @@ def load_sweep(store: Store, run_id: str) -> SweepResults:
         raise StoreError(
             f"{names.SPEC} of the sweep {run_id} is missing: it is just being started, or the file was lost"
         )
-    tags, spec = reader.run(run_id).tags, json.loads(path.read_text())
+    tags, spec = require_reader(store).run(run_id).tags, json.loads(path.read_text())
     return SweepResults(run_id, spec, *load_studies(store, tags[names.STUDY], tags[names.STORAGE]))
 
 
@@ -130,7 +130,8 @@ def _server(address: str) -> tuple[object, ...]:
 def _started_here(store: Store, study: str) -> str | None:
     """The address that a sweep of this run root gave for its study."""
     try:
-        return json.loads((store.run_root / Path(study).name / names.TRACKED).read_text())["tags"].get(names.STORAGE)
+        tracked = json.loads((store.run_root / Path(study).name / names.TRACKED).read_text())
+        return str(tracked["tags"][names.STORAGE])
     except (OSError, ValueError, LookupError, TypeError, AttributeError):  # of no sweep of ours, or damaged
         return None
 

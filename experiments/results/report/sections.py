@@ -202,8 +202,8 @@ def _detail(evidence: Evidence) -> Iterator[Section]:
                 "second side": [metric.shown(value) for value in classes["against"]],
                 "difference": [metric.difference(value) for value in classes["difference"]],
                 "interval over images": [
-                    f"{metric.difference(row.low)} to {metric.difference(row.high)}" if row.low == row.low else "–"
-                    for row in classes.itertuples()
+                    f"{metric.difference(low)} to {metric.difference(high)}" if low == low else "–"
+                    for low, high in zip(classes["low"], classes["high"], strict=True)
                 ],
             }
         )

@@ -184,7 +184,7 @@ def _method(results: SweepResults) -> Section:
 
 def _options(given: dict[str, Any]) -> str:
     rest = ", ".join(f"{key} {value}" for key, value in given.items() if key != "name")
-    return given["name"] + (f" ({rest})" if rest else "")
+    return f"{given['name']}{f' ({rest})' if rest else ''}"
 
 
 def _seeds(seeds: list[int]) -> str:

@@ -124,12 +124,8 @@ def display_overview(table: pd.DataFrame, design: Design) -> pd.DataFrame:
     """
     shown, metric = display_table(table, design), design.metric
     differences = [
-        "baseline"
-        if row.arm == design.baseline
-        else f"{metric.difference(row.difference)} ({row.pairs})"
-        if row.pairs
-        else "–"
-        for row in table.itertuples()
+        "baseline" if arm == design.baseline else f"{metric.difference(value)} ({pairs})" if pairs else "–"
+        for arm, value, pairs in zip(table["arm"], table["difference"], table["pairs"], strict=True)
     ]
     new = {
         "interval over seeds": _ranges(table, f"{column(metric)}_seeds", metric, signed=False),
@@ -160,7 +156,7 @@ def reference_table() -> pd.DataFrame:
     shown = known[["arm"]].copy()
     for name in PRECISION:
         shown[name] = [_mean_sd(value, None, 100, 1) for value in known[name]]
-    rows = known[list(PRECISION)].to_dict("records")
+    rows = [dict(zip(PRECISION, row, strict=True)) for row in known[list(PRECISION)].to_numpy(float).tolist()]
     faults = ["; ".join(one.reason for one in audit_metrics(row) if one.passed is False) for row in rows]
     shown["metric audit"] = [f"failed: {fault}" if fault else "passed" for fault in faults]
     return shown.assign(source=known["source"], note=REFERENCE_NOTE)
