@@ -6,13 +6,14 @@ the address, and one that makes no sense is dropped. The ablation is chosen once
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 import streamlit as st
 
 from dashboard import data, states
 from experiments.results.reading.ablations import AblationResults
 
-BIND = "query-params"
+BIND: Final = "query-params"
 ABLATION = "ablation"
 
 

@@ -26,8 +26,8 @@ def query_boxes(results: AblationResults) -> None:
         "The surest come first, their mean score in parentheses."
     )
     runs = _runs(results)
-    boxes = {arm: _boxes(results, arm, run_id) for arm, run_id in runs.items()}
-    boxes = {arm: frame for arm, frame in boxes.items() if frame is not None}
+    found = {arm: _boxes(results, arm, run_id) for arm, run_id in runs.items()}
+    boxes = {arm: frame for arm, frame in found.items() if frame is not None}
     most = max((frame["query"].nunique() for frame in boxes.values()), default=0)
     first = 0
     if most > PAGE:
@@ -142,7 +142,7 @@ def _image(truth: GroundTruth, maps: list[Attention]) -> int | None:
         return None
     text = "The images on which diagnostics look at the attention (train.probe_images), the same in all runs."
     files = dict(zip(shown, (truth.files[n] for n in shown), strict=True))
-    return st.selectbox("Image", shown, key="picture", bind=choices.BIND, help=text, format_func=files.get)
+    return st.selectbox("Image", shown, key="picture", bind=choices.BIND, help=text, format_func=lambda n: files[n])
 
 
 def _mapped(boxes: pd.DataFrame, attention: Attention, image_id: int) -> pd.DataFrame:

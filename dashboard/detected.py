@@ -44,7 +44,8 @@ def summaries(
     """seed -> curves and errors of the arm's finished runs, of the classes with these indices or of all; likewise."""
     found = _each(results, arm, seeds, lambda run_id: data.matched(results, run_id))
     finished = run_ids(results, arm)
-    return {seed: data.summary(results, finished[seed], labels) for seed in found}
+    known = {seed: data.summary(results, finished[seed], labels) for seed in found}
+    return {seed: summary for seed, summary in known.items() if summary is not None}
 
 
 def _each(

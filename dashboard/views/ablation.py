@@ -1,5 +1,7 @@
 """Ablation: the question, the answer with its uncertainty, and how far every run is."""
 
+from typing import Literal
+
 import pandas as pd
 import streamlit as st
 
@@ -26,7 +28,8 @@ from experiments.results.verdicts import BETTER, EQUIVALENT, NOT_ENOUGH_SEEDS, W
 from experiments.schema.contrasts import EXPLORATORY, listed
 
 PARTS = ["By arm", "Differences", "Effects and interactions", "Faults", "Settings", "Runs"]
-COLOURS = {BETTER: "green", WORSE: "red", EQUIVALENT: "blue", NOT_ENOUGH_SEEDS: "orange"}  # grey: not distinguishable
+Colour = Literal["green", "red", "blue", "orange", "gray"]
+COLOURS: dict[str, Colour] = {BETTER: "green", WORSE: "red", EQUIVALENT: "blue", NOT_ENOUGH_SEEDS: "orange"}
 
 
 def render() -> None:

@@ -126,8 +126,9 @@ def in_order(matched: Sequence[Matched], order: str, threshold: float, outcomes:
     number = len(matched[0].detections.truth.image_ids)
     images = np.argsort(-keys[order](), kind="stable") if order in keys else np.arange(number)
     if outcomes:
-        found = sum(counts_by_image(one, threshold)[[COLUMNS[o] for o in outcomes]].sum(axis=1) for one in matched)
-        images = images[found.to_numpy()[images] > 0]
+        columns = [COLUMNS[outcome] for outcome in outcomes]
+        found = np.sum([counts_by_image(one, threshold)[columns].to_numpy().sum(axis=1) for one in matched], axis=0)
+        images = images[found[images] > 0]
     return images
 
 

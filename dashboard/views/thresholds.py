@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -143,8 +144,10 @@ def classes(shown: Shown) -> None:
     if arm == against:
         states.say("info", "These are one and the same arm; choose two.")
         return
-    runs = [[detected.run_ids(shown.results, name)[seed] for seed in shown.summaries[name]] for name in (arm, against)]
-    table = data.class_differences(shown.results, *runs, REPLICATES if wanted else 0)
+    one, other = (
+        [detected.run_ids(shown.results, name)[seed] for seed in shown.summaries[name]] for name in (arm, against)
+    )
+    table = data.class_differences(shown.results, one, other, REPLICATES if wanted else 0)
     if shown.labels:
         table = table[table["class"] == shown.truth.classes[shown.labels[0]]]
     caption = f"AP x 100 of {arm} minus that of {against}, means over seeds; intervals are over images."
@@ -173,7 +176,7 @@ def confusions(shown: Shown) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         arm = st.selectbox("Arm", shown.arms, key="confusion-arm", bind=BIND)
         is_share = st.toggle("Shares of each row", key="shares", bind=BIND)
-    table = sum(confusion(run.matched, shown.threshold) for run in shown.runs[arm])
+    table = np.sum([confusion(run.matched, shown.threshold) for run in shown.runs[arm]], axis=0)
     names, number = shown.truth.classes, len(shown.runs[arm])
     runs = "one run" if number == 1 else f"{number} runs together"
     caption = (

@@ -210,7 +210,7 @@ def pooled_sd(runs: pd.DataFrame, metric: Metric) -> tuple[float, int]:
     any. A run that was made twice counts once.
     """
     about = ("run_id", "arm", "seed", *NOT_IDENTITY)
-    settings = [key for key in runs if key not in about and not key.startswith(PREFIXES)]
+    settings = [key for key in map(str, runs) if key not in about and not key.startswith(PREFIXES)]
     once = runs.drop_duplicates([*settings, "seed"], keep="last")
     groups = once.groupby(settings, dropna=False)[metric.column]
     df = int((groups.count() - 1).sum())

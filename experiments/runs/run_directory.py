@@ -68,9 +68,7 @@ class RunDirectory(Folder):
         about, config = self.about, self.config
         levels = {f"factor.{name}": level for name, level in about["levels"].items()}
         tags = {
-            names.ARM: about["arm"],
-            names.SEED: str(config.seed),
-            names.FINGERPRINT: about["fingerprint"],
+            **names.RunTags(about["arm"], config.seed, about["fingerprint"]).to_dict(),
             names.RUN_DIRECTORY: str(self.path),
         }
         params = flatten(to_dict(config)) | levels

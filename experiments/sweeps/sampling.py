@@ -1,7 +1,7 @@
 """What a sweep asks next, and what it gives up: Optuna's samplers and pruners by the names of the sweep file."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import Any
 
@@ -85,7 +85,7 @@ class SeededByPlace(BaseSampler):
         return self.inner.sample_independent(study, trial, param_name, param_distribution)
 
     def after_trial(
-        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: list[float] | None
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
         """A trial has ended."""
         self.inner.after_trial(study, trial, state, values)

@@ -88,7 +88,7 @@ def opened(sweep: Sweep, folder: Path, address: str, store: Store) -> Iterator[N
     """Make the sweep's folder with what is searched and how, and hold it while the block runs."""
     with held(folder) as directory:
         write_json(folder / names.SPEC, sweep.describe())
-        tags = {names.SWEEP: sweep.name, names.STUDY: folder.name, names.STORAGE: without_password(address)}
+        tags = names.SweepTags(sweep.name, folder.name, without_password(address)).to_dict()
         tags |= {client.NOTE: sweep.question} | client.environment_tags()
         directory.track(f"{sweep.name} ({sweep.rungs[0]})", tags, experiment=store.sweeps)
         directory.update(state="running")

@@ -49,16 +49,15 @@ def search_places(sweep: Sweep) -> dict[int, Place]:
 
 def grid(settings: list[Setting], seed: int) -> list[dict[str, Any]]:
     """All combinations in a random order, conditions heeded; InputError for a range without step."""
-    axes = []
+    axes: list[list[Any]] = []
     for setting in settings:
         span = setting.distribution
-        if not isinstance(span, CategoricalDistribution) and (span.step is None or span.log):
+        if isinstance(span, CategoricalDistribution):
+            axes.append(list(span.choices))
+        elif span.step is None or span.log:
             raise InputError(f"sweep.space.{setting.name}: a grid needs choices, or a step")
-        axes.append(
-            list(span.choices)
-            if isinstance(span, CategoricalDistribution)
-            else [span.low + i * span.step for i in range(round((span.high - span.low) / span.step) + 1)]
-        )
+        else:
+            axes.append([span.low + i * span.step for i in range(round((span.high - span.low) / span.step) + 1)])
     found: list[dict[str, Any]] = []
     for values in itertools.product(*axes):
         chosen: dict[str, Any] = {}

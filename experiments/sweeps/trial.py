@@ -212,14 +212,14 @@ def report(trial: Trial, directory: RunDirectory, metric: str) -> None:
 
 
 def summary(directory: RunDirectory) -> dict[str, float]:
-    """What a run came to: the metrics of its last evaluation, seconds, steps done and planned."""
+    """Outcome of a run: the metrics of its last evaluation, seconds, steps done and planned."""
     records = directory.records.read()
     found: dict[str, float] = {}
     for record in records:
         found |= {key: value for key, value in record.metrics.items() if key.startswith("val/")}
     if records:
         last = records[-1]
-        found |= {"seconds": last.seconds, "steps": last.step, "num_steps": last.num_steps}
+        found |= {"seconds": last.seconds or 0.0, "steps": last.step, "num_steps": last.num_steps or 0}
     return found
 
 
@@ -228,9 +228,9 @@ def note(trial: Trial, measured: list[dict[str, float]], directory: RunDirectory
     shared = [key for key in measured[0] if key.startswith("val/") and all(key in one for one in measured)]
     TrialAttributes(
         metrics={key: float(np.mean([one[key] for one in measured])) for key in shared},
-        steps=sum(one.get("steps", 0) for one in measured),
+        steps=sum(int(one.get("steps", 0)) for one in measured),
         seconds=sum(one.get("seconds", 0) for one in measured),
-        num_steps=num_seeds * measured[0].get("num_steps", 0),
+        num_steps=num_seeds * int(measured[0].get("num_steps", 0)),
         mlflow_run_id=attributes_of(trial).mlflow_run_id or noted(directory.path)["run_id"],
     ).write(trial)
 

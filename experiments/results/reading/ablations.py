@@ -171,13 +171,16 @@ def _lines(path: Path) -> list[RecordLine]:
 
 
 def _row(run: StoredRun, design: Design) -> dict[str, Any]:
-    tags = run.tags
+    try:
+        tags = names.RunTags.from_dict(run.tags)
+    except ValueError as error:
+        raise StoreError(f"the run {run.run_id} is damaged: {error}") from None
     return {
         "run_id": run.run_id,
-        "arm": tags[names.ARM],
-        "seed": int(tags[names.SEED]),
-        "state": tags.get(names.STATE, "running"),
-        "error": tags.get(names.ERROR, ""),
-        **design.arms[tags[names.ARM]],
+        "arm": tags.arm,
+        "seed": tags.seed,
+        "state": run.tags.get(names.STATE, "running"),
+        "error": run.tags.get(names.ERROR, ""),
+        **design.arms[tags.arm],
         **run.metrics,
     }

@@ -19,7 +19,7 @@ from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, Trial, TrialState
 
-from experiments.results.reading.reader import open_reader, require_reader
+from experiments.results.reading.reader import StoredRun, open_reader, require_reader
 from experiments.schema import names
 from experiments.schema.store import SQLITE, Store, StoreError, reason, with_driver, without_password
 from experiments.schema.trial_attributes import TrialAttributes
@@ -54,18 +54,11 @@ def sweeps(store: Store) -> pd.DataFrame:
     columns = ["run_id", "name", "question", "state", "started", "study", "storage"]
     reader = open_reader(store)
     found = reader.runs(store.sweeps, {names.SWEEP: None}) if reader else []
-    rows = [
-        (
-            run.run_id,
-            run.tags[names.SWEEP],
-            run.tags.get("mlflow.note.content", ""),
-            run.tags.get(names.STATE, "running"),
-            pd.Timestamp(run.started, unit="ms", tz="UTC"),
-            run.tags[names.STUDY],
-            run.tags[names.STORAGE],
-        )
-        for run in found
-    ]
+    rows = []
+    for run in found:
+        tags, started = _tags(run), pd.Timestamp(run.started, unit="ms", tz="UTC")
+        question, state = run.tags.get("mlflow.note.content", ""), run.tags.get(names.STATE, "running")
+        rows.append((run.run_id, tags.sweep, question, state, started, tags.study, tags.storage))
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -77,8 +70,15 @@ def load_sweep(store: Store, run_id: str) -> SweepResults:
         raise StoreError(
             f"{names.SPEC} of the sweep {run_id} is missing: it is just being started, or the file was lost"
         )
-    tags, spec = require_reader(store).run(run_id).tags, json.loads(path.read_text())
-    return SweepResults(run_id, spec, *load_studies(store, tags[names.STUDY], tags[names.STORAGE]))
+    tags, spec = _tags(require_reader(store).run(run_id)), json.loads(path.read_text())
+    return SweepResults(run_id, spec, *load_studies(store, tags.study, tags.storage))
+
+
+def _tags(run: StoredRun) -> names.SweepTags:
+    try:
+        return names.SweepTags.from_dict(run.tags)
+    except ValueError as error:
+        raise StoreError(f"the sweep {run.run_id} is damaged: {error}") from None
 
 
 def load_studies(store: Store, name: str, address: str) -> tuple[optuna.Study, optuna.Study | None]:

@@ -16,6 +16,7 @@ from experiments.results.reading.ablations import (
 )
 from experiments.schema import names
 from experiments.schema.metrics import AP
+from experiments.schema.store import StoreError
 
 ARM = "recipe=abbreviated,clip=1.0"
 
@@ -81,3 +82,11 @@ def test_earlier_runs_are_the_finished_ones_with_their_settings(stored, parent):
     assert set(ours.finished["run_id"]) <= set(found["run_id"])
     assert not set(ours.runs["run_id"]) - set(ours.finished["run_id"]) & set(found["run_id"])
     assert found["seed"].dtype.kind == "i" and names.ARM not in found
+
+
+def test_a_run_with_a_damaged_tag_is_told(stored):
+    parent = stored.ablation(1)
+    run_id = load_ablation(stored.store, parent).runs["run_id"].iloc[0]
+    stored.client.set_tag(run_id, names.SEED, "many")
+    with pytest.raises(StoreError, match=f"the run {run_id} is damaged: the tag detr.seed must be a whole number"):
+        load_ablation(stored.store, parent)
