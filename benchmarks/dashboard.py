@@ -35,7 +35,9 @@ from playwright.sync_api import Browser, BrowserContext, sync_playwright
 
 from experiments.results.reading.histories import load_history
 from experiments.schema import names
-from experiments.schema.store import ROOT, Store, initialise, load_store
+from experiments.schema.design import Design
+from experiments.schema.store import ROOT, Store, load_store
+from experiments.tracking.database import initialise
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run"]
@@ -63,16 +65,16 @@ def build(folder: Path, num_runs: int, num_metrics: int, num_epochs: int) -> Sto
     experiment = client.create_experiment(store.ablations, artifact_location=(folder / "artifacts").as_uri())
     truth = scenes(folder / "images", rng)
     arms = [f"lr={i}" for i in range(num_runs // SEEDS)]
-    design = {
-        "name": "large", "question": "How fast is the dashboard?", "design": "factorial", "margin": 1.0,
-        "factors": {"lr": [str(i) for i in range(len(arms))]}, "baseline": arms[0], "horizon": f"{num_epochs} epochs",
-        "seeds": list(range(SEEDS)), "arms": {arm: {"lr": str(i)} for i, arm in enumerate(arms)},
-        "settings": {arm: {"optim.lr": 1e-4 * (i + 1)} for i, arm in enumerate(arms)}, "primary": None,
-        "images": str(folder / "images"),
-    }  # fmt: skip
+    design = Design(
+        name="large", question="How fast is the dashboard?", design="factorial",
+        factors={"lr": tuple(str(i) for i in range(len(arms)))},
+        arms={arm: {"lr": str(i)} for i, arm in enumerate(arms)},
+        baseline=arms[0], primary=None, horizon=f"{num_epochs} epochs", seeds=tuple(range(SEEDS)),
+        settings={arm: {"optim.lr": 1e-4 * (i + 1)} for i, arm in enumerate(arms)}, images=str(folder / "images"),
+    )  # fmt: skip
     parent = client.create_run(experiment, run_name="large").info.run_id
     client.log_batch(parent, tags=[RunTag(names.ABLATION, "large"), RunTag(names.STATE, "finished")])
-    client.log_text(parent, json.dumps(design), names.DESIGN)
+    client.log_text(parent, json.dumps(design.to_dict()), names.DESIGN)
     client.log_text(parent, json.dumps(truth), names.ANNOTATIONS)
     runs = []
     for arm in arms:

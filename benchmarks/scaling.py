@@ -39,30 +39,25 @@ def folders(root: Path, count: int, arms: int) -> list[tuple[Path, list[Path]]]:
     """Folders of ablations with `arms` runs each, `count` runs in all, with what Upload is to send but no records."""
     from experiments.folders.files import Folder, write_json
     from experiments.schema import names
+    from experiments.schema.design import Design
 
     made = []
     for first in range(0, count, arms):
         above = root / f"ablation-{first}"
         above.mkdir(parents=True)
-        design = {
-            "name": "many", "question": "?", "design": "factorial", "margin": 1.0, "primary": None, "seeds": [0],
-            "factors": {"arm": [str(i) for i in range(arms)]}, "baseline": "arm=0", "horizon": "10000 steps",
-            "arms": {f"arm={i}": {"arm": str(i)} for i in range(arms)},
-            "settings": {f"arm={i}": {} for i in range(arms)},
-        }  # fmt: skip
-        write_json(above / names.DESIGN, design)
+        levels = {f"arm={i}": {"arm": str(i)} for i in range(arms)}
+        design = Design(
+            name="many", question="?", design="factorial", factors={"arm": tuple(str(i) for i in range(arms))},
+            arms=levels, baseline="arm=0", primary=None, horizon="10000 steps", seeds=(0,),
+        )  # fmt: skip
+        write_json(above / names.DESIGN, design.to_dict())
         tags = {names.ABLATION: "many", names.RUN_DIRECTORY: str(above)}
         Folder(above).track("many", tags, experiment="ablations")
         Folder(above).update(state="running")
         runs = [above / f"arm={i}" for i in range(min(arms, count - first))]
         for i, run in enumerate(runs):
             run.mkdir()
-            tags = {
-                names.ARM: f"arm={i}",
-                names.SEED: "0",
-                names.FINGERPRINT: "0",
-                names.RUN_DIRECTORY: str(run),
-            }
+            tags = names.RunTags(f"arm={i}", 0, "0").to_dict() | {names.RUN_DIRECTORY: str(run)}
             Folder(run).track(f"arm={i},seed=0", tags, parent="..", params=PARAMS)
             Folder(run).update(state="running")
         made.append((above, runs))
@@ -73,11 +68,12 @@ def grow(run: Path, first_step: int, rng: np.random.Generator) -> None:
     """Add LINES records to a run's journal."""
     from experiments.folders.files import Journal
     from experiments.schema import names
+    from experiments.schema.record import RecordLine
 
     for step in range(first_step, first_step + LINES):
         metrics = dict(zip(METRICS, rng.random(len(METRICS)).tolist(), strict=True))
-        line = {"step": step, "num_steps": 10_000, "epoch": 0.1, "samples": step, "seconds": step / 5}
-        Journal(run / names.RECORDS).append(line | {"metrics": metrics})
+        lengths = {"num_steps": 10_000, "epoch": 0.1, "samples": step, "seconds": step / 5}
+        Journal(run / names.RECORDS).append(RecordLine.stamped(step=step, metrics=metrics, **lengths))
 
 
 def writers(count: int) -> None:
@@ -141,6 +137,7 @@ def many_runs(count: int, arms: int = 4) -> dict[str, float]:
         from experiments.folders.files import Folder
         from experiments.results.reading.ablations import earlier_runs, load_ablation, newest_ablation
         from experiments.results.reading.listing import list_ablations
+        from experiments.schema.metrics import AP
         from experiments.schema.store import load_store
         from experiments.tracking.client import Tracker
         from experiments.tracking.upload import Upload
@@ -159,7 +156,7 @@ def many_runs(count: int, arms: int = 4) -> dict[str, float]:
             "list the ablations": lambda: list_ablations(store),
             "find the newest": lambda: newest_ablation(store),
             "read one ablation": lambda: load_ablation(store, newest),
-            "read all earlier runs, as plan=true does": lambda: earlier_runs(store),
+            "read all earlier runs, as plan=true does": lambda: earlier_runs(store, [AP]),
             "first page of MLflow's list": lambda: tracker.client.search_runs(["1"], max_results=100),
         }
         seconds = {name: min(timeit.repeat(read, number=1, repeat=3)) for name, read in reads.items()}

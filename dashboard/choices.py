@@ -6,13 +6,14 @@ the address, and one that makes no sense is dropped. The ablation is chosen once
 """
 
 from collections.abc import Sequence
+from typing import Final
 
 import streamlit as st
 
 from dashboard import data, states
 from experiments.results.reading.ablations import AblationResults
 
-BIND = "query-params"
+BIND: Final = "query-params"
 ABLATION = "ablation"
 
 
@@ -42,7 +43,7 @@ def ablation() -> AblationResults:
 
 def arms(results: AblationResults, default: Sequence[str] | None = None, most: int | None = None) -> list[str]:
     """The arms to show, in the design's order; all where `default` is not given."""
-    names = list(results.design["arms"])
+    names = list(results.design.arms)
     given = list(default if default is not None else names)
     chosen = st.multiselect("Arms", names, default=given, key="arms", bind=BIND, max_selections=most)
     return [arm for arm in names if arm in chosen]
@@ -50,5 +51,5 @@ def arms(results: AblationResults, default: Sequence[str] | None = None, most: i
 
 def seeds(results: AblationResults) -> list[int]:
     """The seeds to show; all of the design's where none was taken out."""
-    known = sorted(results.design["seeds"])
+    known = sorted(results.design.seeds)
     return sorted(st.multiselect("Seeds", known, default=known, key="seeds", bind=BIND))

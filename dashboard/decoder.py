@@ -26,8 +26,8 @@ def query_boxes(results: AblationResults) -> None:
         "The surest come first, their mean score in parentheses."
     )
     runs = _runs(results)
-    boxes = {arm: _boxes(results, arm, run_id) for arm, run_id in runs.items()}
-    boxes = {arm: frame for arm, frame in boxes.items() if frame is not None}
+    found = {arm: _boxes(results, arm, run_id) for arm, run_id in runs.items()}
+    boxes = {arm: frame for arm, frame in found.items() if frame is not None}
     most = max((frame["query"].nunique() for frame in boxes.values()), default=0)
     first = 0
     if most > PAGE:
@@ -80,7 +80,7 @@ def attention_maps(results: AblationResults) -> None:
 def _runs(results: AblationResults) -> dict[str, str]:
     """Arm -> run of the chosen seed, for the arm or the two arms that are chosen."""
     finished = results.finished
-    arms = [arm for arm in results.design["arms"] if arm in set(finished["arm"])]
+    arms = [arm for arm in results.design.arms if arm in set(finished["arm"])]
     pair = next((c.pairs[0] for c in contrasts(results.design) if set(c.pairs[0]) <= set(arms)), (arms[0], NO_ARM))
     left, middle, right = st.columns(3)
     arm = left.selectbox("Arm", arms, index=arms.index(pair[0]), key="arm", bind=choices.BIND)
@@ -119,7 +119,7 @@ def _lacking(results: AblationResults, reason: str) -> None:
     states.say(
         "warning",
         f"{reason} A new training stores them:",
-        f"python experiments/run.py ablation={results.design['name']} fresh=true",
+        f"python experiments/run.py ablation={results.design.name} fresh=true",
     )
 
 
@@ -142,7 +142,7 @@ def _image(truth: GroundTruth, maps: list[Attention]) -> int | None:
         return None
     text = "The images on which diagnostics look at the attention (train.probe_images), the same in all runs."
     files = dict(zip(shown, (truth.files[n] for n in shown), strict=True))
-    return st.selectbox("Image", shown, key="picture", bind=choices.BIND, help=text, format_func=files.get)
+    return st.selectbox("Image", shown, key="picture", bind=choices.BIND, help=text, format_func=lambda n: files[n])
 
 
 def _mapped(boxes: pd.DataFrame, attention: Attention, image_id: int) -> pd.DataFrame:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Collection, Sequence
 import streamlit as st
 
 from dashboard import data, states
-from experiments.results.bootstrap import AREA_LIMITS
 from experiments.results.detections.matching import GroundTruth, Matched
 from experiments.results.detections.run_summary import RunSummary
 from experiments.results.evidence import area_limits
@@ -45,7 +44,8 @@ def summaries(
     """seed -> curves and errors of the arm's finished runs, of the classes with these indices or of all; likewise."""
     found = _each(results, arm, seeds, lambda run_id: data.matched(results, run_id))
     finished = run_ids(results, arm)
-    return {seed: data.summary(results, finished[seed], labels) for seed in found}
+    known = {seed: data.summary(results, finished[seed], labels) for seed in found}
+    return {seed: summary for seed, summary in known.items() if summary is not None}
 
 
 def _each(
@@ -73,15 +73,14 @@ def _each(
 
 def area(results: AblationResults, size: str) -> tuple[float, float]:
     """Least and most square pixels of the objects of a size, as the runs' settings part them."""
-    limits = [area_limits(params) for params in results.params.values()]
-    small, medium = next((x for x in limits if len(x) == 2), AREA_LIMITS)
+    small, medium = area_limits(results)
     return {SMALL: (0.0, small), MEDIUM: (small, medium), LARGE: (medium, 1e10)}.get(size, (0.0, 1e10))
 
 
 def short_names(results: AblationResults, arms: Sequence[str]) -> dict[str, str]:
     """arm -> the levels in which the arms differ; the full name where that does not tell them apart."""
-    levels = [results.design["arms"][arm] for arm in arms]
-    differing = [factor for factor in results.design["factors"] if len({str(one.get(factor)) for one in levels}) > 1]
+    levels = [results.design.arms[arm] for arm in arms]
+    differing = [factor for factor in results.design.factors if len({str(one.get(factor)) for one in levels}) > 1]
     names = {arm: ",".join(f"{f}={one.get(f)}" for f in differing) for arm, one in zip(arms, levels, strict=True)}
     return names if len(set(names.values())) == len(arms) > 1 else {arm: arm for arm in arms}
 

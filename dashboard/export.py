@@ -1,6 +1,7 @@
 """Tables and figures with their ways out: CSV, Markdown and LaTeX; HTML, SVG and PNG."""
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import pandas as pd
 import plotly.graph_objects as go
@@ -24,8 +25,10 @@ def table(
     raw:    the figures behind the texts, which the CSV holds in full; the texts themselves where it is not given
     aside:  positions of rows in grey, which are no results of the ablation
     """
-    columns = {str(column): _column(str(column), values) for column, values in shown.items()}
-    drawn = shown.style.apply(lambda row: [GREY if row.name in aside else ""] * len(row), axis=1) if aside else shown
+    columns: Any = {str(column): _column(str(column), values) for column, values in shown.items()}
+    drawn: Any = (
+        shown.style.apply(lambda row: [GREY if row.name in aside else ""] * len(row), axis=1) if aside else shown
+    )
     st.dataframe(drawn, hide_index=True, column_config=columns, height="content")
     texts, full = shown.astype(str), shown if raw is None else raw
     files = {
@@ -75,8 +78,8 @@ def ways_out(
     _below(name, caption, files, metrics or {}, "SVG: the camera above the figure. PNG: the camera in the HTML file.")
 
 
-def _column(name: str, values: pd.Series) -> dict:
-    """How a column is shown: with its help mark, and numbers to three digits."""
+def _column(name: str, values: pd.Series) -> object:
+    """Streamlit's configuration of a column: with its help mark, and numbers to three digits."""
     words = glossary.explain(name)
     if pd.api.types.is_float_dtype(values):
         return st.column_config.NumberColumn(help=words, format="%.3f")

@@ -71,8 +71,8 @@ def show(truth: GroundTruth, arms: Sequence[Arm], images: Sequence[int], folder:
     }
     # Apart from what a new threshold changes: the browser keeps the images, and nothing flickers.
     urls = "".join(f"--image-{n}: url({url});" for n, (url, _) in pictures.items() if url)
-    images = f":root {{ {urls} }}"
-    st.html(f"<style>{images}</style>")
+    style = f":root {{ {urls} }}"
+    st.html(f"<style>{style}</style>")
     cards = "".join(card(truth, arms, n, note, look) for n, (_, note) in pictures.items())
     width = "100%" if look.large else f"{PANE * (len(arms) + look.truth_apart)}px"
     gallery = st.components.v2.component(NAME, html=PLACE, css=STYLE, js=SCRIPT)  # again and again: the same
@@ -80,7 +80,7 @@ def show(truth: GroundTruth, arms: Sequence[Arm], images: Sequence[int], folder:
     content = f'<p class="key">{scenes.legend()}</p><div class="{kind}" style="--card: {width}">{cards}</div>'
     gallery(data=content, key="gallery", on_opened_change=_open)
     st.download_button(
-        "Pictures as HTML", lambda: document(images, content), "detections.html", key="download-pictures",
+        "Pictures as HTML", lambda: document(style, content), "detections.html", key="download-pictures",
         on_click="ignore", icon=":material/download:", type="tertiary",
     )  # fmt: skip
 
@@ -103,8 +103,8 @@ def card(truth: GroundTruth, arms: Sequence[Arm], n: int, note: str, look: Look)
     if look.truth_apart:
         drawn = scenes.objects(truth, n, arms[0].matched.truth_ignored if arms else None)
         number = sum(shape.outcome == scenes.OBJECT for shape in drawn)
-        number = f"{number} {'object' if number == 1 else 'objects'}"
-        panes.append(_pane("ground truth", "currentColor", scenes.svg(size, drawn, inside, text, place), number))
+        count = f"{number} {'object' if number == 1 else 'objects'}"
+        panes.append(_pane("ground truth", "currentColor", scenes.svg(size, drawn, inside, text, place), count))
     for arm in arms:
         drawn = scenes.shapes(arm.matched, n, look.threshold, (scenes.OBJECT, *look.outcomes))
         picture = scenes.svg(size, drawn, inside, text, place)

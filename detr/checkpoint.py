@@ -172,11 +172,8 @@ def load_official(model: nn.Module, state_dict: dict[str, Any]) -> list[str]:
             )
     model.load_state_dict({name: own[name] if name in fresh else state[name] for name in own})
     if fresh:
-        # the no-object column, if the model has one, is no class
-        found = model.num_classes + len(state["class_embed.weight"]) - len(own["class_embed.weight"])
-        log.warning(
-            "the checkpoint's class head is for %d classes and the model's for %d: left fresh", found, model.num_classes
-        )
+        rows, own_rows = (len(weights["class_embed.weight"]) for weights in (state, own))
+        log.warning("the checkpoint's class head has %d columns and the model's %d: left fresh", rows, own_rows)
     return fresh
 
 

@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from detr.audit import COCO_AREA_LIMITS
 from detr.errors import InputError
 from detr.horizon import parse_horizon
 
@@ -299,7 +300,7 @@ class TrainConfig:
 class EvaluationConfig:
     """COCO evaluation."""
 
-    area_limits: tuple[float, float] = (1024.0, 9216.0)  # px^2 of the original image: small | medium | large
+    area_limits: tuple[float, float] = COCO_AREA_LIMITS  # px^2 of the original image: small | medium | large
     batch_size: int = 8
     pad_to: int = 1  # images are padded alone to a multiple of this; 0 pads to the batch's largest, as official DETR
     # of the metrics: both give the same figures, faster-coco-eval sooner, if its package is installed

@@ -17,6 +17,7 @@ from pycocotools.cocoeval import COCOeval
 from torch import nn
 from torch.utils.data import DataLoader
 
+from detr.audit import COCO_AREA_LIMITS
 from detr.config import DataConfig, EvaluationConfig
 from detr.criterion import SetCriterion
 from detr.data.batch import Batch, batches, collate
@@ -35,7 +36,7 @@ Detections = list[dict[str, Any]]
 def evaluate_coco(
     annotations_json: Path | str,
     detections: Detections | Path | str,
-    area_limits: tuple[float, float] = (1024.0, 9216.0),
+    area_limits: tuple[float, float] = COCO_AREA_LIMITS,
     backend: str = "pycocotools",
 ) -> dict[str, float]:
     """Compute the COCO box metrics of pycocotools, in 0..1, and -1 where there is nothing to find.

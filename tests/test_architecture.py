@@ -4,6 +4,8 @@ import ast
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
 from importlib.metadata import packages_distributions
 from itertools import combinations
 from pathlib import Path
@@ -11,11 +13,25 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FORBIDDEN = {
-    "detr": {"hydra", "omegaconf", "mlflow", "optuna", "streamlit", "plotly", "experiments", "dashboard"},
+OURS = ("detr", "experiments", "dashboard")
+TORCH, HYDRA = {"torch", "torchvision"}, {"hydra", "omegaconf"}
+NEVER = {  # imported by the package's own files, wherever in them
+    "detr": HYDRA | {"mlflow", "optuna", "streamlit", "plotly", "experiments", "dashboard"},
     "experiments": {"streamlit", "dashboard"},
-    "experiments/results": {"torch", "torchvision", "hydra", "omegaconf", "streamlit", "dashboard"},
-    "dashboard": {"torch", "torchvision", "detr", "hydra", "omegaconf", "mlflow"},
+    "experiments.schema": TORCH | HYDRA | {"mlflow", "optuna", "pandas", "numpy"},
+    "experiments.results": TORCH | HYDRA,
+    "dashboard": TORCH | HYDRA | {"mlflow", "detr"},
+}
+NEVER_REACHED = {  # nor by any of our modules that they import
+    "experiments.schema": TORCH | HYDRA | {"mlflow", "optuna", "pandas"},
+    "experiments.results": TORCH | HYDRA,
+    "dashboard": TORCH | HYDRA,
+}
+OWN = {  # of our own modules, those that the package may use
+    "detr": ("detr",),
+    "experiments.schema": ("experiments.schema", "detr"),
+    "experiments.results": ("experiments.results", "experiments.schema", "detr"),
+    "dashboard": ("dashboard", "experiments.results", "experiments.schema"),
 }
 READ_SIDE = [
     "experiments.results.reading.ablations",
@@ -23,12 +39,20 @@ READ_SIDE = [
     "experiments.results.figures.sweep_figures",
     "experiments.results.report.command",
 ]
-# our own modules that the read side may use
-RESULTS_MAY_USE = ("experiments.results", "experiments.schema")
 
 
-def imported_modules(path: Path) -> set[str]:
-    """Dotted names that a file imports, wherever in it, but for type checking."""
+def files(package: str) -> dict[str, Path]:
+    """Dotted name -> file of every module of the package."""
+    paths = (ROOT / package.replace(".", "/")).rglob("*.py")
+    return {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in paths}
+
+
+MODULES = {name: path for package in OURS for name, path in files(package).items()}
+
+
+@cache
+def imported(path: Path) -> frozenset[str]:
+    """Dotted names that a file imports, wherever in it, but for type checking; a name from a module as module.name."""
     tree = ast.parse(path.read_text())
     skipped = {
         id(node)
@@ -43,29 +67,58 @@ def imported_modules(path: Path) -> set[str]:
         if isinstance(node, ast.Import):
             names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"{path.relative_to(ROOT)}, line {node.lineno}: write absolute imports"
             names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return names
+    return frozenset(names)
 
 
-@pytest.mark.parametrize("package", FORBIDDEN)
+def loaded(name: str) -> Iterator[str]:
+    """Our modules that importing this dotted name runs: the module itself and the packages around it."""
+    parts = name.split(".")
+    yield from (prefix for i in range(1, len(parts) + 1) if (prefix := ".".join(parts[:i])) in MODULES)
+
+
+def reached(module: str) -> dict[str, tuple[str, ...]]:
+    """Top-level name of every library that the module or any that it imports uses -> the way there."""
+    libraries: dict[str, tuple[str, ...]] = {}
+    ways, todo = {one: (one,) for one in loaded(module)}, list(loaded(module))
+    while todo:
+        now = todo.pop()
+        for name in imported(MODULES[now]):
+            if name.split(".")[0] not in OURS:
+                libraries.setdefault(name.split(".")[0], ways[now])
+            for further in loaded(name):
+                if further not in ways:
+                    ways[further] = (*ways[now], further)
+                    todo.append(further)
+    return libraries
+
+
+@pytest.mark.parametrize("package", NEVER)
 def test_imports_point_one_way(package):
-    for path in (ROOT / package).rglob("*.py"):
-        tops = {name.split(".")[0] for name in imported_modules(path)}
-        assert not tops & FORBIDDEN[package], f"{path.relative_to(ROOT)} imports {tops & FORBIDDEN[package]}"
+    for path in files(package).values():
+        tops = {name.split(".")[0] for name in imported(path)}
+        assert not tops & NEVER[package], f"{path.relative_to(ROOT)} imports {tops & NEVER[package]}"
 
 
-def test_read_side_uses_the_store_and_its_names_alone():
-    for path in (ROOT / "experiments/results").rglob("*.py"):
-        ours = {name for name in imported_modules(path) if name.startswith("experiments")}
-        allowed = {name for name in ours if name.startswith(RESULTS_MAY_USE)}
-        assert ours == allowed, f"{path.relative_to(ROOT)} imports {ours - allowed}"
+@pytest.mark.parametrize("package", OWN)
+def test_a_package_uses_its_own_rooms_and_those_below(package):
+    for path in files(package).values():
+        ours = {name for name in imported(path) if name.split(".")[0] in OURS}
+        foreign = {name for name in ours if not any(f"{name}.".startswith(f"{own}.") for own in OWN[package])}
+        assert not foreign, f"{path.relative_to(ROOT)} imports {foreign}"
 
 
-def test_dashboard_uses_the_read_side_alone():
-    for path in (ROOT / "dashboard").rglob("*.py"):
-        ours = {name for name in imported_modules(path) if name.startswith("experiments")}
-        allowed = {name for name in ours if name.startswith(("experiments.results", "experiments.schema"))}
-        assert ours == allowed, f"{path.relative_to(ROOT)} imports {ours - allowed}"
+@pytest.mark.parametrize("package", NEVER_REACHED)
+def test_no_way_leads_from_the_read_side_to_torch(package):
+    for module in files(package):
+        ways = {library: way for library, way in reached(module).items() if library in NEVER_REACHED[package]}
+        assert not ways, ways
+
+
+def test_the_walk_sees_what_is_imported_in_between():
+    assert reached("experiments.definition.compose").keys() >= {"hydra", "omegaconf"}
+    assert "torch" in reached("experiments.run") and reached("experiments.run")["torch"][0] != "torch"
 
 
 @pytest.mark.parametrize("module", [*READ_SIDE, "experiments.tracking.client"])
@@ -75,9 +128,8 @@ def test_read_side_loads_no_torch(module, run_python):
 
 def test_a_sqlite_store_is_read_without_mlflow(run_python):
     """Its import and start take seconds, which a page would wait for."""
-    modules = "reading.ablations, experiments.results.reading.run_states, experiments.results.report.ablation_report"
-    code = f"import sys, experiments.results.{modules}; print('mlflow' in sys.modules)"
-    assert run_python(code) == "False"
+    code = "".join(f"import {module}; " for module in (*READ_SIDE, "experiments.results.reading.listing"))
+    assert run_python(f"{code}import sys; print('mlflow' in sys.modules)") == "False"
 
 
 def test_no_module_hides_a_library():
@@ -152,7 +204,7 @@ def test_no_import_changes_the_environment_the_loggers_or_the_path():
     assert (done.returncode, done.stdout.strip()) == (0, "[] True True"), done.stdout + done.stderr
 
 
-def test_packaging_ships_the_configuration():
+def test_packaging_ships_configuration_and_references():
     text = (ROOT / "pyproject.toml").read_text()
-    assert "conf/**/*.yaml" in text
-    assert all(f'"{package}*"' in text for package in ("detr", "experiments", "dashboard"))
+    assert "conf/**/*.yaml" in text and "results/report/references.csv" in text
+    assert all(f'"{package}*"' in text for package in OURS)

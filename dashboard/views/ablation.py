@@ -1,5 +1,7 @@
 """Ablation: the question, the answer with its uncertainty, and how far every run is."""
 
+from typing import Literal
+
 import pandas as pd
 import streamlit as st
 
@@ -11,8 +13,10 @@ from experiments.results.figures import outcomes
 from experiments.results.reading.ablations import AblationResults
 from experiments.results.reading.run_states import EXPLAINED, display_states, spoken, time_left
 from experiments.results.report.ablation_report import render as report
+from experiments.results.report.sections import of_metric
 from experiments.results.report.tables import (
     arm_table,
+    column,
     contrast_table,
     display_contrasts,
     display_effects,
@@ -21,23 +25,24 @@ from experiments.results.report.tables import (
     with_differences,
 )
 from experiments.results.verdicts import BETTER, EQUIVALENT, NOT_ENOUGH_SEEDS, WORSE, Verdict
-from experiments.schema.contrasts import EXPLORATORY
+from experiments.schema.contrasts import EXPLORATORY, listed
 
-PARTS = ["AP", "Differences", "Effects and interactions", "What is wrong", "What differs", "Runs"]
-COLOURS = {BETTER: "green", WORSE: "red", EQUIVALENT: "blue", NOT_ENOUGH_SEEDS: "orange"}  # grey: not distinguishable
+PARTS = ["By arm", "Differences", "Effects and interactions", "Faults", "Settings", "Runs"]
+Colour = Literal["green", "red", "blue", "orange", "gray"]
+COLOURS: dict[str, Colour] = {BETTER: "green", WORSE: "red", EQUIVALENT: "blue", NOT_ENOUGH_SEEDS: "orange"}
 
 
 def render() -> None:
     """The page."""
     results = choices.ablation()
-    st.title(plain(results.design["name"]))
-    st.markdown(f"#### {plain(results.design['question'])}")
+    st.title(plain(results.design.name))
+    st.markdown(f"#### {plain(results.design.question)}")
     states.live(results, _draw)
 
 
 def _draw(results: AblationResults) -> None:
     _design(results)
-    st.subheader("AP by arm")
+    st.subheader(plain(f"{results.design.metric.label} by arm"))
     overview = st.empty()
     overview.dataframe(_overview(results)[0], hide_index=True)  # at once; what takes seconds comes below
     answer = st.container()
@@ -46,7 +51,7 @@ def _draw(results: AblationResults) -> None:
     with tabs[part]:
         if part == "Runs":
             _runs(results)
-        elif part == "What differs":
+        elif part == "Settings":
             _settings(results)
     with answer:
         if results.finished.empty:
@@ -57,24 +62,24 @@ def _draw(results: AblationResults) -> None:
     with overview.container():
         _table(results, evidence)
     with tabs[part]:
-        if part == "AP":
-            table = arm_table(results, evidence.replicates)
-            export.figure(outcomes.ap_by_arm(table, results.finished), "ap", results.completeness, table)
+        if part == "By arm":
+            _by_arm(evidence)
         elif part == "Differences":
             _differences(evidence)
         elif part == "Effects and interactions":
             _effects(evidence)
-        elif part == "What is wrong":
+        elif part == "Faults":
             _conditions(evidence)
 
 
 def _design(results: AblationResults) -> None:
     design = results.design
-    seeds = ", ".join(map(str, design["seeds"]))
+    seeds = ", ".join(map(str, design.seeds))
+    metrics = listed([metric.label for metric in design.metrics])
     st.caption(
         plain(
-            f"Design: {design['design']}, {len(design['arms'])} arms x {len(design['seeds'])} seeds ({seeds}). Horizon "
-            f"of every run: {design['horizon']}. Baseline: {design['baseline']}. {results.completeness}"
+            f"Design: {design.design}, {len(design.arms)} arms x {len(design.seeds)} seeds ({seeds}), judged by "
+            f"{metrics}. Horizon of every run: {design.horizon}. Baseline: {design.baseline}. {results.completeness}"
         )
     )
 
@@ -96,7 +101,7 @@ def _answer(evidence: Evidence) -> None:
                 _verdict(verdict)
     st.download_button(
         "Report as one HTML page", lambda: report(evidence)["report.html"],
-        f"{evidence.results.design['name']}-report.html", mime="text/html", on_click="ignore",
+        f"{evidence.results.design.name}-report.html", mime="text/html", on_click="ignore",
         icon=":material/description:", help="Tables, figures, verdicts and detections in one self-contained file.",
     )  # fmt: skip
 
@@ -112,16 +117,25 @@ def _verdict(verdict: Verdict) -> None:
 def _table(results: AblationResults, evidence: Evidence) -> None:
     shown, raw = _overview(results, evidence)
     caption = (
-        "AP times 100, mean ± standard deviation over seeds; differences are means over same-seed pairs, with their "
-        f"number. {results.completeness} Grey rows are published results of another setting, for orientation only."
+        "Mean ± standard deviation over seeds, AP times 100; intervals and differences are those of "
+        f"{results.design.metric.label}, differences are means over same-seed pairs, with their number. "
+        f"{results.completeness} Grey rows are published results of another setting, for orientation only."
     )
-    export.table(shown, "ap-by-arm", caption, raw, aside=range(len(raw), len(shown)))
+    export.table(shown, "by-arm", caption, raw, aside=range(len(raw), len(shown)))
 
 
 def _overview(results: AblationResults, evidence: Evidence | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The table of the arms as texts, and its figures."""
     raw = with_differences(arm_table(results, evidence.replicates if evidence else None), results)
-    return display_overview(raw, results.design["baseline"]), raw
+    return display_overview(raw, results.design), raw
+
+
+def _by_arm(evidence: Evidence) -> None:
+    results = evidence.results
+    table = arm_table(results, evidence.replicates)
+    for metric in results.design.metrics:
+        drawn = outcomes.by_arm(table, results.finished, metric, column(metric))
+        export.figure(drawn, f"outcome-{column(metric)}", results.completeness, table, {metric.key: metric.label})
 
 
 def _differences(evidence: Evidence) -> None:
@@ -129,23 +143,33 @@ def _differences(evidence: Evidence) -> None:
     if contrasts.empty:
         states.say("info", "This design compares no two arms.")
         return
-    margin = evidence.results.design.get("margin", 1.0)
-    export.figure(outcomes.differences(contrasts, margin), "differences", done, contrasts)
-    caption = "AP points, means over same-seed pairs; p of secondary contrasts is Holm's."
-    export.table(display_contrasts(contrasts), "contrasts", caption, contrasts)
+    design = evidence.results.design
+    for metric in design.metrics:
+        rows = of_metric(contrasts, metric)
+        drawn = outcomes.differences(rows, metric, design.margin_of(metric))
+        export.figure(drawn, f"differences-{column(metric)}", done, rows)
+    caption = (
+        "Means over same-seed pairs, AP and AR in points; p of secondary contrasts, and of several primary metrics, is "
+        "Holm's."
+    )
+    export.table(display_contrasts(evidence.verdicts), "contrasts", caption, contrasts)
 
 
 def _effects(evidence: Evidence) -> None:
-    if evidence.effects.empty:
+    if not evidence.effects:
         states.say("info", "Effects need a factorial design with a finished run in every arm.")
         return
     done = evidence.results.completeness
-    export.figure(outcomes.effects(evidence.effects), "effects", done, evidence.effects)
-    caption = (
-        "AP points, averaged over the other factors' levels, seeds as blocks; an interaction is half of what one "
-        "factor's effect gains by the other's second level."
-    )
-    export.table(display_effects(evidence.effects), "effects-table", caption, evidence.effects)
+    for metric in evidence.results.design.metrics:
+        if metric.key not in evidence.effects:
+            continue
+        found = evidence.effects[metric.key]
+        export.figure(outcomes.effects(found, metric), f"effects-{column(metric)}", done, found)
+        caption = (
+            f"Effects on {metric.label}, AP and AR in points, averaged over the other factors' levels, seeds as "
+            "blocks; an interaction is half of what one factor's effect gains by the other's second level."
+        )
+        export.table(display_effects(found, metric), f"effects-table-{column(metric)}", caption, found)
 
 
 def _conditions(evidence: Evidence) -> None:
@@ -159,7 +183,7 @@ def _conditions(evidence: Evidence) -> None:
 
 
 def _settings(results: AblationResults) -> None:
-    settings = results.design.get("settings", {})
+    settings = results.design.settings
     if not any(settings.values()):
         states.say("info", "The design does not say in which settings its arms differ.")
         return
@@ -176,4 +200,4 @@ def _runs(results: AblationResults) -> None:
         float(found["done"].fillna(0).mean()), plain(said + (f"; about {spoken(left)} left" if left == left else ""))
     )
     explained = [f"{state}: {EXPLAINED[state]}." for state in counts.index if state in EXPLAINED]
-    export.table(display_states(found), "runs", " ".join(explained), found)
+    export.table(display_states(found, results.design.metric), "runs", " ".join(explained), found)

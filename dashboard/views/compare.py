@@ -5,8 +5,8 @@ import streamlit as st
 
 from dashboard import choices, data, export, states
 from experiments.results.comparison import differing_settings, group_of, matching, metric_frame, run_frame
-from experiments.results.figures.curves import TIMES_100
 from experiments.results.reading.reader import StoredRun
+from experiments.schema.metrics import in_points
 
 FIRST = ["val/AP", "val/AP50", "val/AP75", "val/loss"]
 LONG = 60  # characters of a setting that are shown; an export holds all
@@ -44,7 +44,7 @@ def _compare(runs: list[StoredRun], known: dict[str, str]) -> None:
     )  # fmt: skip
     head, settings, values = run_frame(runs, known), differing_settings(runs), metric_frame(runs, metrics)
     raw = pd.concat([head, values, settings], axis=1)
-    times_100 = {key: 100 for key in metrics if key.startswith(TIMES_100)}
+    times_100 = {key: 100 for key in metrics if in_points(key)}
     shown = pd.concat(
         [
             head[["run", "of", "state"]],

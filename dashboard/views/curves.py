@@ -16,7 +16,7 @@ FIGURES = {  # name in the address -> metrics
     "Parts of the loss": curves.LOSS_PARTS,
     "Learning rates": curves.RATES,
     "Gradient and clipping": curves.CLIPPING,
-    "AP by kind": curves.PRECISION,
+    "AP by kind": curves.AP_KINDS,
 }
 OVER = {"steps": "step", "epochs": "epoch", "samples": "samples", "time": "seconds"}
 BAND, LINES = "band", "lines"
@@ -72,7 +72,7 @@ def _draw(
         axis = [] if look.over == "step" else [f"progress/{look.over}"]
         histories = data.histories(results, [*known, *axis])
         records = as_records(histories, runs)
-        drawn = curves.panels(records, metrics, list(results.design["arms"]), look)
+        drawn = curves.panels(records, metrics, list(results.design.arms), look)
         st.subheader(name)
         if drawn is None:
             states.say("info", "Nothing of this was logged by these runs yet.")

@@ -47,7 +47,7 @@ def page(results: AblationResults, truth: GroundTruth) -> None:
     """All below the title."""
     arms = choices.arms(results, default_arms(results), MOST_ARMS)
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        known = sorted(results.design["seeds"])
+        known = sorted(results.design.seeds)
         seed = st.selectbox("Seed", known, key="seed", bind=BIND, help="Which training of each arm is shown.", width=90)
         order = st.selectbox("Order of images", ORDERS, key="order", bind=BIND, help=ORDER_HELP, width=190)
         labels, size, outcomes, truth_apart = pick_boxes(truth)
@@ -64,7 +64,7 @@ def page(results: AblationResults, truth: GroundTruth) -> None:
     images = in_order(list(matched.values()), order, threshold, outcomes if filtered else ())
     chosen, is_large = navigate(truth, images)
     names = detected.short_names(results, list(matched))
-    design = list(results.design["arms"])
+    design = list(results.design.arms)
     drawn = [gallery.Arm(names[arm], colour(arm, design), one) for arm, one in matched.items()]
     look = gallery.Look(threshold, outcomes, truth_apart, is_large)
     gallery.show(truth, drawn, chosen, image_folder(results), look)
@@ -73,7 +73,7 @@ def page(results: AblationResults, truth: GroundTruth) -> None:
 def default_arms(results: AblationResults) -> list[str]:
     """The first pair of the primary contrast."""
     found = contrasts(results.design)
-    return list(found[0].pairs[0]) if found else list(results.design["arms"])[:2]
+    return list(found[0].pairs[0]) if found else list(results.design.arms)[:2]
 
 
 def pick_threshold() -> float:
@@ -126,8 +126,9 @@ def in_order(matched: Sequence[Matched], order: str, threshold: float, outcomes:
     number = len(matched[0].detections.truth.image_ids)
     images = np.argsort(-keys[order](), kind="stable") if order in keys else np.arange(number)
     if outcomes:
-        found = sum(counts_by_image(one, threshold)[[COLUMNS[o] for o in outcomes]].sum(axis=1) for one in matched)
-        images = images[found.to_numpy()[images] > 0]
+        columns = [COLUMNS[outcome] for outcome in outcomes]
+        found = np.sum([counts_by_image(one, threshold)[columns].to_numpy().sum(axis=1) for one in matched], axis=0)
+        images = images[found[images] > 0]
     return images
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
@@ -41,7 +42,7 @@ class Shown:
     @property
     def design(self) -> list[str]:
         """All arms, which fix the colours."""
-        return list(self.results.design["arms"])
+        return list(self.results.design.arms)
 
     @property
     def runs(self) -> Summaries:
@@ -84,7 +85,7 @@ def page(results: AblationResults, truth: GroundTruth) -> None:
 
 def default_arms(results: AblationResults) -> list[str]:
     """All where they are few, else the first pair of the primary contrast."""
-    arms = list(results.design["arms"])
+    arms = list(results.design.arms)
     found = contrasts(results.design)
     return arms if len(arms) <= FEW_ARMS or not found else list(found[0].pairs[0])
 
@@ -93,7 +94,7 @@ def curves(shown: Shown) -> None:
     """Precision, recall and F1."""
     raw = at_threshold(shown.runs, shown.threshold)
     columns = ["AP50", "precision", "recall", "F1", "best F1", "best threshold", "D-ECE"]
-    table = raw[["arm"]].assign(seeds=[f"{n}/{len(shown.results.design['seeds'])}" for n in raw["N"]])
+    table = raw[["arm"]].assign(seeds=[f"{n}/{len(shown.results.design.seeds)}" for n in raw["N"]])
     for column in columns:
         scale, digits = (100, 1) if column == "AP50" else (1, 2 if column == "best threshold" else 3)
         pairs = zip(raw[column], raw[f"{column}_sd"], strict=True)
@@ -143,8 +144,10 @@ def classes(shown: Shown) -> None:
     if arm == against:
         states.say("info", "These are one and the same arm; choose two.")
         return
-    runs = [[detected.run_ids(shown.results, name)[seed] for seed in shown.summaries[name]] for name in (arm, against)]
-    table = data.class_differences(shown.results, *runs, REPLICATES if wanted else 0)
+    one, other = (
+        [detected.run_ids(shown.results, name)[seed] for seed in shown.summaries[name]] for name in (arm, against)
+    )
+    table = data.class_differences(shown.results, one, other, REPLICATES if wanted else 0)
     if shown.labels:
         table = table[table["class"] == shown.truth.classes[shown.labels[0]]]
     caption = f"AP x 100 of {arm} minus that of {against}, means over seeds; intervals are over images."
@@ -173,7 +176,7 @@ def confusions(shown: Shown) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         arm = st.selectbox("Arm", shown.arms, key="confusion-arm", bind=BIND)
         is_share = st.toggle("Shares of each row", key="shares", bind=BIND)
-    table = sum(confusion(run.matched, shown.threshold) for run in shown.runs[arm])
+    table = np.sum([confusion(run.matched, shown.threshold) for run in shown.runs[arm]], axis=0)
     names, number = shown.truth.classes, len(shown.runs[arm])
     runs = "one run" if number == 1 else f"{number} runs together"
     caption = (

@@ -69,7 +69,7 @@ def _verdict(verdict: Verdict) -> None:
 
 def _training(results: AblationResults, arms: Sequence[str]) -> None:
     """The signals of training, section by section as in the documentation, arms overlaid."""
-    every, runs = list(results.design["arms"]), results.runs[results.runs["arm"].isin(arms)]
+    every, runs = list(results.design.arms), results.runs[results.runs["arm"].isin(arms)]
     logged = [str(key) for key in runs.columns[runs.notna().any()]]
     sections = {section: signals.present(section, logged) for section in SECTIONS}
     if not any(key.startswith("diagnostics/") for key in logged):
@@ -77,7 +77,7 @@ def _training(results: AblationResults, arms: Sequence[str]) -> None:
             "warning",
             "These runs have logged no diagnostics yet. They do at their first evaluation, unless train.diagnostics is "
             "turned off; a new training logs them:",
-            f"python experiments/run.py ablation={results.design['name']} fresh=true",
+            f"python experiments/run.py ablation={results.design.name} fresh=true",
         )
         return
     st.html(why_figures.legend(arms, every))
@@ -95,7 +95,7 @@ def _training(results: AblationResults, arms: Sequence[str]) -> None:
 
 def _panels(results: AblationResults, runs: pd.DataFrame, section: str, found: Sequence[Signal]) -> None:
     """A figure a signal with its help mark, and one export of all."""
-    every = list(results.design["arms"])
+    every = list(results.design.arms)
     histories = data.histories(results, [one.key for one in found])
     records = as_records(histories, runs)
     for start in range(0, len(found), COLUMNS):
@@ -110,7 +110,7 @@ def _panels(results: AblationResults, runs: pd.DataFrame, section: str, found: S
 
 def _layers(results: AblationResults, runs: pd.DataFrame, logged: Sequence[str]) -> None:
     histories = data.histories(results, [key for key in logged if key.startswith(why_figures.AP_PREFIX)])
-    drawn = why_figures.layer_ap(as_records(histories, runs), list(results.design["arms"]))
+    drawn = why_figures.layer_ap(as_records(histories, runs), list(results.design.arms))
     if drawn is not None:
         st.markdown(f"**{signals.LAYER_AP.title}**", help=signals.LAYER_AP.text)
         export.figure(drawn, "AP_by_layer", frame=partial(all_points, histories, runs))

@@ -36,7 +36,7 @@ class Objects:
     @cached_property
     def has_extent(self) -> np.ndarray:
         """(n,) something of the box lies in the image: training keeps it."""
-        return (self.inside[:, 2:] > self.inside[:, :2]).all(1)
+        return np.all(self.inside[:, 2:] > self.inside[:, :2], axis=1)
 
     @cached_property
     def learned(self) -> np.ndarray:
@@ -59,7 +59,7 @@ def collect(records: Records) -> Objects:
         [(i.values.get("width", np.inf), i.values.get("height", np.inf)) for i in records.images] + [(np.inf, np.inf)]
     )
     sound = [a for a in records.annotations if "bbox" in a.values]
-    images = np.array([rows.get(a.values.get("image_id"), -1) for a in sound], dtype=np.int64)
+    images = np.array([rows.get(a.values.get("image_id", -1), -1) for a in sound], dtype=np.int64)
     return Objects(
         labels=[a.label for a in sound],
         images=images,

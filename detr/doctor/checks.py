@@ -15,10 +15,9 @@ import numpy as np
 from detr.config import RunConfig
 from detr.doctor.census import Census, Objects, collect, count, sides_at, stride
 from detr.doctor.image_files import check_files
-from detr.doctor.records import Finding, Records, read_records, some
+from detr.doctor.records import SEVERITIES, Finding, Records, read_records, some
 from detr.errors import InputError
 
-SEVERITIES = ("error", "warning", "note")
 HEADROOM = 1.25  # queries per object of the fullest image
 TOLERATED_BELOW_CELL = 0.05  # share of the boxes
 BORDER = 1e-3  # pixels over the border that are rounding

@@ -1,4 +1,4 @@
-"""The doctor: audits a data set in COCO format and a set-up, and says what it would change.
+"""The doctor's command: audit a data set in COCO format and a set-up, and advise changes.
 
     detr-doctor --shapes
     detr-doctor --root FOLDER --train-annotations FILE --train-images DIR --val-annotations FILE --val-images DIR
@@ -9,51 +9,36 @@ Names all faults in one pass. Exit codes: 0 no errors, 1 errors found or the ove
 
 import argparse
 import json
-from dataclasses import replace
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from detr.config import DataConfig, EvaluationConfig, ModelConfig, OptimConfig, RunConfig, TrainConfig
+from detr.config import RunConfig
 from detr.config_io import from_dict
 from detr.data import split_paths
 from detr.doctor.checks import Audit, audit, enough_queries
 from detr.doctor.contact_sheet import draw_sheet
 from detr.doctor.report import Visit, as_json, print_report
-from detr.doctor.trials import measure_speed, overfit
+from detr.doctor.trials import Overfit, Speed, measure_speed, overfit
 from detr.errors import InputError, run_command
 from detr.step import NonFiniteLoss
 
 SPLITS = ("train", "val")
-# as in experiments/conf/model/small.yaml, with images of a size that suits it; a test compares
-SMALL = RunConfig(
-    model=ModelConfig(
-        backbone="small",
-        backbone_width=24,
-        pretrained=False,
-        position_embedding="learned",
-        hidden_dim=128,
-        num_heads=4,
-        num_encoder_layers=1,
-        num_decoder_layers=2,
-        dim_feedforward=256,
-        num_queries=10,
-        dropout=0.0,
-        num_classes=None,
-    ),
-    optim=OptimConfig(lr=1e-3, backbone_lr_ratio=1.0),
-    train=TrainConfig(batch_size=8, accumulate=1),
-    data=DataConfig(image_size=128, max_size=213),
-)
-PRESETS = {"small": SMALL, "detr_r50": replace(RunConfig(), model=ModelConfig(num_classes=None))}
-# as in experiments/conf/data/shapes.yaml
-SHAPES = DataConfig(name="shapes", root="datasets", augmentation="none", image_size=64, max_size=64, num_workers=0)
-SHAPES_EVALUATION = EvaluationConfig(area_limits=(215.0, 470.0), batch_size=50)
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The command's options."""
+@dataclass(frozen=True)
+class Presets:
+    """Settings to audit with if no run's own are given; composed when they are asked for."""
+
+    models: Mapping[str, Callable[[], RunConfig]]  # by the name that --model takes; the first is the default
+    shapes: Callable[[], RunConfig]  # of its data and evaluation, for --shapes
+
+
+def build_parser(models: Collection[str]) -> argparse.ArgumentParser:
+    """Build the parser of the command's options; `models` are the choices of --model."""
     parser = argparse.ArgumentParser(prog="detr-doctor", description="Audit a data set and a set-up.")
     data = parser.add_argument_group("data (default: that of --config)")
     data.add_argument("--root", type=Path, metavar="DIR", help="where relative paths start; alone: COCO 2017's names")
@@ -63,7 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
     data.add_argument("--shapes", action="store_true", help="the built-in set (drawn below --root, default datasets)")
     setup = parser.add_argument_group("set-up")
     setup.add_argument("--config", type=Path, metavar="FILE", help="config.json of a run: audit its data and settings")
-    setup.add_argument("--model", choices=PRESETS, default="small", help="settings without --config (default: small)")
+    first = next(iter(models))
+    setup.add_argument("--model", choices=models, default=first, help=f"settings without --config (default: {first})")
     setup.add_argument("--num-queries", type=int, metavar="N", help="audit with this model.num_queries")
     setup.add_argument("--image-size", type=int, metavar="PX", help="and this data.image_size")
     setup.add_argument("--max-size", type=int, metavar="PX", help="and this data.max_size (default: in proportion)")
@@ -80,12 +66,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def read_config(options: argparse.Namespace) -> RunConfig:
-    """The settings to audit: --config or a preset, with what the options change. InputError when they are wrong."""
-    config = _base_config(options)
+def read_config(options: argparse.Namespace, presets: Presets) -> RunConfig:
+    """The settings to audit: --config or a preset, changed by the options. InputError if they are wrong."""
+    config = _base_config(options, presets)
     if options.shapes:
-        data = replace(SHAPES, root=str(options.root or SHAPES.root))
-        config = replace(config, data=data, evaluation=SHAPES_EVALUATION)
+        shapes = presets.shapes()
+        data = replace(shapes.data, root=str(options.root or shapes.data.root))
+        config = replace(config, data=data, evaluation=shapes.evaluation)
     elif options.root or _given_splits(options):
         paths = {f"{s}_{k}": getattr(options, f"{s}_{k}") for s in SPLITS for k in ("annotations", "images")}
         paths = {key: value for key, value in paths.items() if value}
@@ -106,11 +93,11 @@ def read_config(options: argparse.Namespace) -> RunConfig:
     return replace(config, train=replace(config.train, **given))
 
 
-def _base_config(options: argparse.Namespace) -> RunConfig:
+def _base_config(options: argparse.Namespace, presets: Presets) -> RunConfig:
     if options.overfit_steps < 1 or options.num_workers < 0:
         raise InputError("--overfit-steps must be at least 1, --num-workers at least 0")
     if not options.config:
-        return PRESETS[options.model]
+        return presets.models[options.model]()
     try:
         content = json.loads(options.config.read_text(encoding="utf-8"))
     except (ValueError, RecursionError, OSError) as error:
@@ -129,12 +116,12 @@ def _given_splits(options: argparse.Namespace) -> list[str]:
     return given
 
 
-def visit(options: argparse.Namespace, console: Console) -> Visit:
-    """Audit, draw and try what the options ask for."""
+def visit(options: argparse.Namespace, presets: Presets, console: Console) -> Visit:
+    """Audit, draw and run the trials that the options ask for."""
     sheet: Path | None = options.sheet
     if sheet and (sheet.is_dir() or not sheet.absolute().parent.is_dir()):
         raise InputError(f"--sheet {sheet}: must be a file in a folder that exists")
-    config = read_config(options)
+    config = read_config(options, presets)
     splits = {split: split_paths(config.data, split) for split in _given_splits(options) or SPLITS}
     if sheet and sheet.exists() and any(sheet.samefile(annotations) for annotations, _ in splits.values()):
         raise InputError(f"--sheet {sheet}: would overwrite an input")
@@ -146,7 +133,8 @@ def visit(options: argparse.Namespace, console: Console) -> Visit:
         if sheet:
             draw_sheet(found, sheet)
         trial = _trial_config(config, splits, found)
-        learned = rates = None
+        learned: Overfit | str | None = None
+        rates: Speed | str | None = None
         if options.overfit:
             task = progress.add_task("overfitting", total=options.overfit_steps)
             try:
@@ -179,22 +167,18 @@ def _trial_config(config: RunConfig, splits: dict[str, tuple[Path, Path]], found
     return replace(config, data=data, model=replace(config.model, num_queries=queries))
 
 
-def main(argv: list[str] | None = None) -> int:
+def run(argv: list[str] | None, presets: Presets) -> int:
     """Run the command; returns the exit code."""
-    options = build_parser().parse_args(argv)
-    return run_command(lambda: print_visit(options))
+    options = build_parser(presets.models).parse_args(argv)
+    return run_command(lambda: print_visit(options, presets))
 
 
-def print_visit(options: argparse.Namespace) -> int:
+def print_visit(options: argparse.Namespace, presets: Presets) -> int:
     """Do what the options ask for, and print the report."""
-    result = visit(options, Console(stderr=True, soft_wrap=True))
+    result = visit(options, presets, Console(stderr=True, soft_wrap=True))
     console = Console(soft_wrap=options.json)
     if options.json:
         console.print(as_json(result), markup=False, highlight=False)
     else:
         print_report(result, console)
     return result.exit_code
-
-
-if __name__ == "__main__":
-    raise SystemExit(main())

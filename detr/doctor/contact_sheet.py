@@ -71,7 +71,8 @@ def _read(records: Records, row: int) -> Tensor | None:
     """The image as its boxes see it, else as it is; None if it cannot be read."""
     values = records.images[row].values
     path = records.folder / values.get("file_name", "")
-    for size in ((values.get("height"), values.get("width")), None):
+    stated = (values["height"], values["width"]) if {"height", "width"} <= values.keys() else None
+    for size in (stated, None):
         try:
             return read_image(path, size)
         except (InputError, ValueError):  # another size; a name that no file system takes

@@ -9,11 +9,11 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 from detr.data.coco import FIELDS, OPTIONAL
 
-Severity = Literal["error", "warning", "note"]  # training refuses it; it spoils learning or figures; worth knowing
+SEVERITIES = ("error", "warning", "note")  # training refuses it; it spoils learning or figures; worth knowing
 Ids = tuple[int | str, ...]
 
 
@@ -21,7 +21,7 @@ Ids = tuple[int | str, ...]
 class Finding:
     """One kind of fault in one split, with everything that has it."""
 
-    severity: Severity
+    severity: str  # of SEVERITIES
     split: str  # "train", "val" or "both"
     check: str  # short and stable, as in "no-extent"
     what: str  # in words
@@ -60,7 +60,7 @@ class Records:
 
 
 def some(
-    severity: Severity, split: str, check: str, what: str, of: str, ids: Iterable[int | str], remedy: str
+    severity: str, split: str, check: str, what: str, of: str, ids: Iterable[int | str], remedy: str
 ) -> Iterator[Finding]:
     """The finding, unless nothing has it."""
     if found := tuple(ids):

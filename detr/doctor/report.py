@@ -12,8 +12,8 @@ from rich.table import Table
 
 from detr.config import RunConfig
 from detr.doctor.census import stride
-from detr.doctor.checks import SEVERITIES, Advice, Audit
-from detr.doctor.records import Finding
+from detr.doctor.checks import Advice, Audit
+from detr.doctor.records import SEVERITIES, Finding
 from detr.doctor.trials import Overfit, Speed
 
 MARKS = {"error": "[bold red]error[/bold red]", "warning": "[yellow]warning[/yellow]", "note": "[dim]note[/dim]"}

@@ -12,7 +12,13 @@ An ablation file states, below `ablation:`
     primary   the contrast that the ablation is for: {factor: [level, against]}, or a pair of arms
               [{factor: level, ...}, {factor: level, ...}]; by default the first factor's second level against its
               baseline
-    margin    AP points (0..100): a difference within it does not matter
+    metric    what decides: any logged metric (val/AP, val/APS, val/AP50, val/AP/<class>, val/loss, ...) or seconds, of
+              training. Of AP and AR higher values are better, of losses, errors and times lower ones; another one says
+              it: {name: diagnostics/query_use, better: higher}. A list makes several primary metrics, whose p-values
+              are Holm-corrected; the first one leads tables and figures. By default val/AP
+    margin    a difference within it does not matter: in points for AP and AR, in the metric's unit for others. By
+              default 1 point, and none for others, which then are never called equivalent. It holds for the metrics
+              with the first one's unit; another's stands beside its name: {name: val/loss, margin: 0.05}
 """
 
 import itertools
@@ -22,9 +28,11 @@ from typing import Any
 from detr.errors import InputError, alternatives
 from experiments.definition.compose import override_key
 from experiments.schema.contrasts import factor_pairs
+from experiments.schema.design import ArmPair, LevelPair, metrics_of
+from experiments.schema.metrics import AP, Metric, is_margin
 
 DESIGNS, STARTS = ("factorial", "one_factor", "listed"), ("baseline", "opposite")
-KEYS = ("name", "question", "design", "from", "factors", "arms", "baseline", "primary", "margin")
+KEYS = ("name", "question", "design", "from", "factors", "arms", "baseline", "primary", "metric", "margin")
 RESERVED = ("run_id", "arm", "seed", "state", "error")  # columns of the frame of runs, beside one a factor
 Factors = dict[str, dict[str, list[str]]]  # factor -> level -> overrides
 
@@ -121,8 +129,8 @@ def _opposite(factors: Factors, baseline: dict[str, str]) -> dict[str, str]:
 
 def read_primary(
     spec: dict[str, Any], factors: Factors, baseline: dict[str, str], arms: dict[str, dict[str, str]]
-) -> dict[str, str] | None:
-    """The primary contrast in one of its two forms; InputError where no two arms show it."""
+) -> LevelPair | ArmPair | None:
+    """The primary contrast in one of its two forms; InputError if no two arms show it."""
     given = spec.get("primary")
     if given is None:
         return _default_primary(factors, baseline, arms)
@@ -135,7 +143,7 @@ def read_primary(
                 raise InputError(f"ablation.primary: {name} is no arm of this design; there are {'; '.join(arms)}")
         if arm == against:
             raise InputError(f"ablation.primary: compares {arm} with itself")
-        return {"arm": arm, "against": against}
+        return ArmPair(arm, against)
     if (
         isinstance(given, dict)
         and len(given) == 1
@@ -146,7 +154,7 @@ def read_primary(
         level, against = (read_levels("ablation.primary", {name: one}, factors)[name] for one in pair)
         if not factor_pairs(arms, name, level, against) or level == against:
             raise InputError(f"ablation.primary: no two arms differ in {name}={level} against {against} alone")
-        return {"factor": name, "level": level, "against": against}
+        return LevelPair(name, level, against)
     raise InputError(
         f"ablation.primary={given!r}: give {{factor: [level, against]}} or two arms "
         "[{factor: level, ...}, {factor: level, ...}]"
@@ -155,20 +163,32 @@ def read_primary(
 
 def _default_primary(
     factors: Factors, baseline: dict[str, str], arms: dict[str, dict[str, str]]
-) -> dict[str, str] | None:
-    """The first factor's second level against its baseline, or where no arms show one, an arm against the baseline."""
+) -> LevelPair | ArmPair | None:
+    """The first factor's second level against its baseline, or if no arms show one, an arm against the baseline."""
     for name, levels in factors.items():
         for level in levels:
             if level != baseline[name] and factor_pairs(arms, name, level, baseline[name]):
-                return {"factor": name, "level": level, "against": baseline[name]}
+                return LevelPair(name, level, baseline[name])
     others = [arm for arm in arms if arm != arm_name(baseline)]
-    return {"arm": others[0], "against": arm_name(baseline)} if others else None
+    return ArmPair(others[0], arm_name(baseline)) if others else None
 
 
-def read_margin(value: Any) -> float:
-    """The margin of equivalence in AP points."""
-    if type(value) not in (int, float) or not 0 < value < 100:
-        raise InputError(f"ablation.margin={value!r}: give AP points between 0 and 100, such as 0.5")
+def read_metrics(value: Any) -> tuple[Metric, ...]:
+    """The primary metrics; val/AP if none is given."""
+    try:
+        return metrics_of(value or AP.key)
+    except ValueError as error:
+        raise InputError(f"ablation.metric={value!r}: {error}") from None
+
+
+def read_margin(value: Any, metric: Metric) -> float | None:
+    """The margin of equivalence in the metric's unit; None if none is given."""
+    if value is None:
+        return None
+    if metric.unit == "points" and not (is_margin(value) and value < 100):
+        raise InputError(f"ablation.margin={value!r}: give {metric.label} points between 0 and 100, such as 0.5")
+    if not is_margin(value):
+        raise InputError(f"ablation.margin={value!r}: give a difference of {metric.label} above 0, in its own unit")
     return float(value)
 
 

@@ -6,6 +6,7 @@ The ablation file is read by `ablation_file`, which explains its keys.
 import hashlib
 import itertools
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,11 @@ from experiments.definition.ablation_file import (
     read_factors,
     read_levels,
     read_margin,
+    read_metrics,
     read_primary,
 )
 from experiments.definition.compose import compose, run_config
+from experiments.schema.design import Design
 
 # Settings that change how a run is computed, not what it computes. They do not make it another run.
 NOT_IDENTITY = ("data.root", "data.num_workers", "data.verify_images", "data.quarantine_share",
@@ -45,17 +48,9 @@ class Arm:
 
 @dataclass(frozen=True)
 class Ablation:
-    """The arms and their question."""
+    """A design, its arms with their configurations, and how they are to be run."""
 
-    name: str
-    question: str
-    design: str  # factorial | one_factor | listed
-    factors: dict[str, list[str]]  # factor -> levels, the baseline's first
-    baseline: str  # name of the arm that others are compared with: the baseline, or where one_factor starts
-    primary: dict[str, str] | None  # {factor, level, against} or {arm, against}; None: there is nothing to compare
-    margin: float  # of equivalence, AP points
-    horizon: str
-    seeds: list[int]
+    design: Design
     arms: list[Arm]
     fresh: bool  # start anew beside what is there
     workers: int | None  # runs at the same time; None: what the machine takes
@@ -72,14 +67,12 @@ class Ablation:
         """Hash of all that the arms compute, data included; seeds may be added later without changing it."""
         return digest([[arm.name, identity(arm.config)] for arm in self.arms])
 
-    def describe(self) -> dict[str, Any]:
-        """The design as plain values, for the readers of results."""
-        keys = ("name", "question", "design", "factors", "baseline", "primary", "margin", "horizon", "seeds")
-        return {key: getattr(self, key) for key in keys} | {
-            "arms": {arm.name: arm.levels for arm in self.arms},
-            "settings": varied(self.arms),
-            "images": str(split_paths(self.arms[0].config.data, "val")[1].resolve()),  # for pictures of detections
-        }
+    def stored(self, seeds: Iterable[int]) -> Design:
+        """The design for the readers of results: with all seeds that were ever asked for, and the folder of the
+        validation images. Draws the built-in set if it is not there yet.
+        """
+        images = split_paths(self.arms[0].config.data, "val")[1].resolve()
+        return replace(self.design, seeds=tuple(seeds), images=str(images))
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,7 +102,7 @@ def expand(ablation: Ablation, folder: Path) -> list[Run]:
             fingerprint=data_fingerprint(arm.config),
             directory=folder / arm.name / f"seed-{seed}",
         )
-        for seed in ablation.seeds
+        for seed in ablation.design.seeds
         for arm in ablation.arms
     ]
 
@@ -166,17 +159,26 @@ def plan(overrides: list[str]) -> Ablation:
     baseline = read_levels("ablation.baseline", spec.get("baseline") or {}, factors, complete=True)
     check_overruled(overrides, factors)
     combinations, start = combine(spec, factors, baseline)
+    metrics = read_metrics(spec.get("metric"))
+    margin = read_margin(spec.get("margin"), metrics[0])
     arms = [_arm(levels, factors, overrides) for levels in combinations]
-    return Ablation(
+    levels_of = {arm.name: arm.levels for arm in arms}
+    design = Design(
         name=str(spec["name"]),
         question=str(spec["question"]),
         design=spec["design"],
-        factors={name: sorted(levels, key=lambda level: level != baseline[name]) for name, levels in factors.items()},
+        factors={f: tuple(sorted(levels, key=lambda level: level != baseline[f])) for f, levels in factors.items()},
+        arms=levels_of,
         baseline=arm_name(start),
-        primary=read_primary(spec, factors, baseline, {arm.name: arm.levels for arm in arms}),
-        margin=read_margin(spec.get("margin", 1.0)),
+        primary=read_primary(spec, factors, baseline, levels_of),
         horizon=str(base["horizon"]),
-        seeds=read_seeds(base["seeds"]),
+        seeds=tuple(read_seeds(base["seeds"])),
+        metrics=metrics,
+        margin=margin,
+        settings=varied(arms),
+    )
+    return Ablation(
+        design=design,
         arms=arms,
         fresh=base["fresh"],
         workers=read_workers(base["workers"]),

@@ -38,7 +38,8 @@ def compose(overrides: list[str], primary: str = "config") -> dict[str, Any]:
         _check_choices(overrides, primary)
         overrides = [_from_file(override) for override in overrides]
         with initialize_config_dir(str(CONF), version_base="1.3"):
-            return OmegaConf.to_container(hydra_compose(primary, overrides), resolve=True)
+            composed: Any = OmegaConf.to_container(hydra_compose(primary, overrides), resolve=True)
+            return composed
     except yaml.YAMLError as error:
         raise InputError(_yaml_fault(error)) from None
     except (HydraException, OmegaConfBaseException) as error:
@@ -121,9 +122,9 @@ def _check_choices(overrides: list[str], primary: str) -> None:
 
 
 def _yaml_fault(error: yaml.YAMLError) -> str:
-    mark = getattr(error, "problem_mark", None)
-    if mark is None:
+    if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
         return f"a configuration file is not valid YAML ({error})"
+    mark = error.problem_mark
     return f"{mark.name}, line {mark.line + 1}, column {mark.column + 1}: not valid YAML ({error.problem})"
 
 

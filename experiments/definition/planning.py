@@ -1,4 +1,4 @@
-"""plan=true: what an ablation would run, how long that takes, and what it could tell, before anything is spent."""
+"""plan=true: runs of an ablation, their time, and the differences that they could resolve, before anything is spent."""
 
 import json
 import time
@@ -18,16 +18,18 @@ from detr.data.transforms import normalize
 from detr.evaluation import validation_loader
 from detr.setup import Progress, Setup, prepare, train_loader
 from detr.step import train_step
-from experiments.definition.arms import NOT_IDENTITY, Ablation, Run, data_fingerprint, varied
+from experiments.definition.arms import NOT_IDENTITY, Ablation, Run, data_fingerprint
 from experiments.results.effects import half_width_factor
+from experiments.results.lengths import comparison
 from experiments.results.reading.ablations import earlier_runs
 from experiments.results.report.tables import settings_table
 from experiments.results.verdicts import MIN_SEEDS
 from experiments.runs.display import print_table
-from experiments.schema.contrasts import Contrast, comparison, contrasts
+from experiments.schema.contrasts import EXPLORATORY, Contrast, contrasts
+from experiments.schema.metrics import PREFIXES, Metric
 from experiments.schema.store import Store
 
-ASSUMED_SD = 0.01  # of AP over seeds, where no earlier runs tell
+ASSUMED_SD = 0.01  # of AP and AR over seeds, if no earlier runs tell
 MEASURED_SECONDS, MEASURED_TIMES = 5.0, 5  # per distinct cost: whichever is reached first
 
 
@@ -51,12 +53,16 @@ def show_plan(ablation: Ablation, todo: list[Run], slots: int, store: Store, con
     Opens the data, drawing the built-in set where it is not there yet, and trains a few micro-batches that are thrown
     away. Nothing is stored.
     """
-    settings = varied(ablation.arms)
-    console.print(f"design: {ablation.design}; blocks: every arm is run with a seed before the next seed is begun")
+    design = ablation.design
+    console.print(f"design: {design.design}; blocks: every arm is run with a seed before the next seed is begun")
     for arm in ablation.arms:
-        console.print(f"  {arm.name}{'  (baseline)' if arm.name == ablation.baseline else ''}", markup=False)
-    if any(settings.values()):
-        print_table(console, settings_table(settings).set_index("setting").T.reset_index(names="arm"), "what differs")
+        console.print(f"  {arm.name}{'  (baseline)' if arm.name == design.baseline else ''}", markup=False)
+    if any(design.settings.values()):
+        print_table(
+            console,
+            settings_table(design.settings).set_index("setting").T.reset_index(names="arm"),
+            "settings that differ",
+        )
     costs = measure(ablation, slots, console)
     console.print(f"arms are compared at {comparison(lengths(ablation, costs))}")
     evaluations = ablation.arms[0].config.train.evaluations
@@ -66,7 +72,7 @@ def show_plan(ablation: Ablation, todo: list[Run], slots: int, store: Store, con
         f"{len(todo)} runs to do: about {_duration(total / min(slots, max(len(todo), 1)))} with {slots} at the same "
         f"time, {_duration(total)} of work ({', '.join(steps)}, measured here)"
     )
-    for line in resolution(ablation, earlier_runs(store)):
+    for line in resolution(ablation, earlier_runs(store, design.metrics)):
         console.print(line, markup=False)
 
 
@@ -144,23 +150,32 @@ def lengths(ablation: Ablation, costs: dict[str, Cost]) -> pd.DataFrame:
 
 
 def resolution(ablation: Ablation, earlier: pd.DataFrame) -> Iterable[str]:
-    """What differences of AP the seeds can resolve: one line a contrast that is not exploratory."""
-    n, (sd, source) = len(ablation.seeds), seed_sd(ablation, earlier)
-    found = [c for c in contrasts(ablation.describe()) if c.role != "exploratory"]
-    if not found:
-        return
-    yield f"SD of AP over seeds: {100 * sd:.2g} points, {source}"
-    if n < MIN_SEEDS:
-        yield (
-            f"{n} {'seed' if n == 1 else 'seeds'}: not enough to claim that an arm is better, worse or equivalent, "
-            f"which takes {MIN_SEEDS}" + (" (one seed tells of two checkpoints on these images only)" if n == 1 else "")
-        )
-    for contrast in found:
-        counts = sorted({count for count in (n, MIN_SEEDS) if count > 1})
-        halves = ", ".join(
-            f"±{100 * half_width(contrast, sd, count):.1f} points with {count} seeds" for count in counts
-        )
-        yield f"{contrast.role}: {contrast.described}: interval of {halves}; margin {ablation.margin:g}"
+    """The differences that the seeds can resolve: one line a metric and a contrast that is not exploratory."""
+    design, n = ablation.design, len(ablation.design.seeds)
+    found = [contrast for contrast in contrasts(design) if contrast.role != EXPLORATORY]
+    for i, metric in enumerate(design.metrics if found else ()):
+        sd, source = seed_sd(ablation, earlier, metric)
+        shown = f"{metric.scale * sd:.2g}{' points' * (metric.unit == 'points')}" if sd == sd else "unknown"
+        yield f"SD of {metric.label} over seeds: {shown}, {source}"
+        if n < MIN_SEEDS and i == 0:
+            yield (
+                f"{n} {'seed' if n == 1 else 'seeds'}: not enough to claim that an arm is better, worse or equivalent, "
+                f"which takes {MIN_SEEDS}"
+                + (" (one seed tells of two checkpoints on these images only)" if n == 1 else "")
+            )
+        for contrast in found if sd == sd else ():
+            resolved = _resolved(contrast, metric, sd, n, design.margin_of(metric))
+            yield f"{contrast.role}: {contrast.described}: {resolved}"
+
+
+def _resolved(contrast: Contrast, metric: Metric, sd: float, num_seeds: int, margin: float | None) -> str:
+    """ "interval of ±1.2 points with 3 seeds, ±0.7 points with 6 seeds; margin 1"."""
+    unit = "points" if metric.unit == "points" else metric.label
+    halves = ", ".join(
+        f"±{metric.shown(half_width(contrast, sd, count))} {unit} with {count} seeds"
+        for count in sorted({num_seeds, MIN_SEEDS} - {1})
+    )
+    return f"interval of {halves}" + (f"; margin {margin:g}" if margin is not None else "; no margin")
 
 
 def half_width(contrast: Contrast, sd: float, num_seeds: int) -> float:
@@ -170,35 +185,37 @@ def half_width(contrast: Contrast, sd: float, num_seeds: int) -> float:
     return half_width_factor(num_seeds) * sd * np.sqrt(2 / len(contrast.pairs))
 
 
-def seed_sd(ablation: Ablation, earlier: pd.DataFrame) -> tuple[float, str]:
-    """SD of AP (0..1) over seeds and where it is from: earlier runs on the same data with the same model, or assumed.
+def seed_sd(ablation: Ablation, earlier: pd.DataFrame, metric: Metric) -> tuple[float, str]:
+    """SD of the metric over seeds in stored units, and its source: earlier runs on the same data with the same model,
+    or an assumption; NaN if there is neither.
 
     The model counts as the same whatever the settings that this ablation varies.
     """
     run = ablation.arms[0].config
-    free = {key for row in varied(ablation.arms).values() for key in row}
+    free = {key for row in ablation.design.settings.values() for key in row}
     same = earlier
     for key, value in {f"model.{name}": value for name, value in to_dict(run)["model"].items()}.items():
         if key not in free and key in same:
             same = same[same[key] == str(value)]
-    same = same[same["fingerprint"] == data_fingerprint(run)]
-    sd, df = pooled_sd(same)
+    same = same[same["fingerprint"] == data_fingerprint(run)].dropna(subset=[metric.column])
+    sd, df = pooled_sd(same, metric)
     if df and sd > 0:  # 0: nothing was found in any run
         horizons = same["schedule.horizon"].unique()
         return sd, f"from {len(same)} earlier runs on this data with this model (horizon {', '.join(horizons)})"
-    return ASSUMED_SD, "assumed, as no earlier runs with this data and model have several seeds"
+    lacking = "no earlier runs with this data and model have several seeds"
+    return (ASSUMED_SD, f"assumed, as {lacking}") if metric.unit == "points" else (float("nan"), f"as {lacking}")
 
 
-def pooled_sd(runs: pd.DataFrame) -> tuple[float, int]:
-    """SD of val/AP over seeds within groups of otherwise equal runs, and its degrees of freedom; (NaN, 0) without any.
-
-    A run that was made twice counts once.
+def pooled_sd(runs: pd.DataFrame, metric: Metric) -> tuple[float, int]:
+    """SD of the metric over seeds within groups of otherwise equal runs, and its degrees of freedom; (NaN, 0) without
+    any. A run that was made twice counts once.
     """
-    settings = [key for key in runs if key not in ("run_id", "arm", "seed", "val/AP", *NOT_IDENTITY)]
+    about = ("run_id", "arm", "seed", *NOT_IDENTITY)
+    settings = [key for key in map(str, runs) if key not in about and not key.startswith(PREFIXES)]
     once = runs.drop_duplicates([*settings, "seed"], keep="last")
-    groups = once.groupby(settings, dropna=False)["val/AP"]
+    groups = once.groupby(settings, dropna=False)[metric.column]
     df = int((groups.count() - 1).sum())
-    squares = float(((once["val/AP"] - groups.transform("mean")) ** 2).sum())
+    squares = float(((once[metric.column] - groups.transform("mean")) ** 2).sum())
     return (float(np.sqrt(squares / df)), df) if df > 0 else (float("nan"), 0)
 
 

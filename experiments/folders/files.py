@@ -8,13 +8,13 @@ uploaded.json   parts that MLflow has got (experiments.tracking.upload)
 
 import json
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from detr.errors import InputError
 from experiments.schema.names import TRACKED
+from experiments.schema.record import RecordLine
 
 STATUS, UPLOADED = "status.json", "uploaded.json"
 STATES = ("planned", "running", "finished", "failed", "stopped", "pruned")
@@ -66,15 +66,15 @@ class Journal:
         """Size in bytes; 0 before the first line."""
         return self.path.stat().st_size if self.path.exists() else 0
 
-    def append(self, line: dict[str, Any], flush: bool = False) -> None:
+    def append(self, line: RecordLine, flush: bool = False) -> None:
         """Add a line; `flush` waits until it is on the disk."""
         with self.path.open("ab") as file:
-            file.write(json.dumps({"time": round(time.time(), 3)} | line).encode() + b"\n")
+            file.write(json.dumps(line.to_dict()).encode() + b"\n")
             if flush:
                 file.flush()
                 os.fsync(file.fileno())
 
-    def lines(self, offset: int = 0) -> Iterator[tuple[dict[str, Any], int]]:
+    def lines(self, offset: int = 0) -> Iterator[tuple[RecordLine, int]]:
         """Lines from the byte `offset` on, each with the offset behind it; half a line that a kill left is not read.
 
         InputError names file and offset of a line that is no record.
@@ -107,11 +107,11 @@ class Journal:
         tail = self._tail()
         return self.size - len(tail) + tail.rfind(b"\n") + 1
 
-    def read(self) -> list[dict[str, Any]]:
+    def read(self) -> list[RecordLine]:
         """All lines."""
         return [line for line, _ in self.lines()]
 
-    def repair(self) -> dict[str, Any] | None:
+    def repair(self) -> RecordLine | None:
         """Cut off half a line that a kill left, so that another can follow; returns the last whole line."""
         tail, end = self._tail(), self.end
         if self.size > end:
@@ -127,25 +127,11 @@ class Journal:
             file.seek(max(0, self.size - 1_000_000))
             return file.read()
 
-    def _parse(self, text: bytes, offset: int) -> dict[str, Any]:
+    def _parse(self, text: bytes, offset: int) -> RecordLine:
         try:
-            line = json.loads(text)
-            steps, times, numbers = line["step"], line["time"], [*line["metrics"].values()]
-            if not place(line)[1]:
-                numbers += [line[name] for name in ("num_steps", "epoch", "samples", "seconds")]
-            sound = type(steps) is int and 0 <= steps < 2**53
-            sound &= all(type(x) is float or (type(x) is int and x.bit_length() < 1024) for x in (times, *numbers))
-            if not sound or not 0 <= times < 1e11:
-                raise ValueError("step, time or a metric is no number, or none that can be")
-            line["metrics"] = {key: float(value) for key, value in line["metrics"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+            return RecordLine.from_dict(json.loads(text))
+        except (ValueError, RecursionError) as error:  # JSON and UTF-8 errors are ValueErrors
             raise InputError(f"{self.path}: no record at byte {offset} ({error}): {text[:80]!s}") from None
-        return line
-
-
-def place(line: dict[str, Any]) -> tuple[int, bool]:
-    """Place of a record in its run: its step, and whether it is the evaluation after that step."""
-    return line["step"], not any(key.startswith("train/") for key in line["metrics"])
 
 
 def read_json(path: Path, default: dict[str, Any] | None = None) -> dict[str, Any]:

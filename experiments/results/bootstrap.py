@@ -9,19 +9,20 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from detr.audit import COCO_AREA_LIMITS
 from experiments.results.detections import matching
 from experiments.results.detections.matching import MAX_DETECTIONS
+from experiments.schema.metrics import PRECISION
 
-Annotations = dict | str | Path
-Detections = list[dict] | str | Path  # a COCO results list, or the JSON file of one
+Annotations = Mapping[str, Any] | str | Path
+Detections = list[dict[str, Any]] | str | Path  # a COCO results list, or the JSON file of one
 
-METRICS = ("AP", "AP50", "AP75", "APS", "APM", "APL")
-AREA_LIMITS = (1024, 9216)  # pixels: COCO's small | medium | large
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALL_THRESHOLDS = np.linspace(0, 1, 101)  # COCOeval's, to the last bit: 0.01 * r is not always r / 100
 CHUNK = 64  # replicates at once: a class's arrays stay in a core's cache
@@ -40,7 +41,10 @@ class Curve:
 
 @dataclass(frozen=True)
 class MatchTable:
-    """The detections of one arm matched to the ground truth: all that AP needs to know under any weights of images."""
+    """The detections of one arm matched to the ground truth: all that AP needs under any weights of the images.
+
+    Of one class the table holds that class alone.
+    """
 
     image_ids: tuple[int, ...]  # N, ascending
     classes: tuple[str, ...]  # K names, by ascending category id
@@ -53,35 +57,38 @@ def match(
     detections: Detections,
     *,
     metric: str = "AP",
-    area_limits: tuple[float, float] = AREA_LIMITS,
+    area_limits: tuple[float, float] = COCO_AREA_LIMITS,
 ) -> MatchTable:
     """Match detections to ground truth as COCOeval does, at the IoU thresholds and the area range of `metric`.
 
-    `area_limits` are the pixel areas that separate small from medium and medium from large objects. Annotations may
-    lack `iscrowd` (0) and `area` (width times height). ValueError for an unknown metric or image, and for scores and
-    boxes that are no numbers.
+    `metric` is AP, AP50, AP75, APS, APM, APL, or AP/<class>, the AP of one class. `area_limits` are the pixel areas
+    that separate small from medium and medium from large objects. Annotations may lack `iscrowd` (0) and `area` (width
+    times height). ValueError for an unknown metric, class or image, and for scores and boxes that are no numbers.
     """
-    return tabulate(_strictly(matching.read_truth(_read(annotations)), _read(detections)), metric, area_limits)
+    return tabulate(read_strictly(annotations, detections), metric, area_limits)
 
 
 def tabulate(
-    found: matching.Detections, metric: str = "AP", area_limits: tuple[float, float] = AREA_LIMITS
+    found: matching.Detections, metric: str = "AP", area_limits: tuple[float, float] = COCO_AREA_LIMITS
 ) -> MatchTable:
     """`match` for detections that were read already."""
-    if metric not in METRICS:
-        raise ValueError(f"metric={metric!r}: choose one of {', '.join(METRICS)}")
     truth, (small, large) = found.truth, area_limits
-    area = {"APS": (0, small), "APM": (small, large), "APL": (large, 1e10)}.get(metric, (0, 1e10))
-    ious = [float(metric[2:]) / 100] if metric in ("AP50", "AP75") else IOU_THRESHOLDS.tolist()
+    name, _, wanted = metric.partition("/")
+    if name not in PRECISION or (wanted and (name != "AP" or wanted not in truth.classes)):
+        known = ", ".join(truth.classes)
+        raise ValueError(f"metric={metric!r}: choose one of {', '.join(PRECISION)}, or AP/ and one of {known}")
+    classes = [k for k, known in enumerate(truth.classes) if wanted in ("", known)]
+    area = {"APS": (0, small), "APM": (small, large), "APL": (large, 1e10)}.get(name, (0, 1e10))
+    ious = [float(name[2:]) / 100] if name in ("AP50", "AP75") else IOU_THRESHOLDS.tolist()
     matched = [matching.match(found, area, iou) for iou in ious]
     counts = np.zeros((len(truth.classes), len(truth.image_ids)))
     counted = ~matched[0].truth_ignored
     np.add.at(counts, (truth.label[counted], truth.image[counted]), 1)
-    by_class = [np.flatnonzero(found.label == k) for k in range(len(truth.classes))]
+    by_class = [np.flatnonzero(found.label == k) for k in classes]
     return MatchTable(
         image_ids=tuple(truth.image_ids.tolist()),
-        classes=truth.classes,
-        truth=sparse.csr_array(counts),
+        classes=tuple(truth.classes[k] for k in classes),
+        truth=sparse.csr_array(counts[classes]),
         curves=tuple(
             tuple(_curve(found.image[d], ~one.ignored[d], one.hit[d], len(truth.image_ids)) for one in matched)
             for d in by_class
@@ -103,14 +110,16 @@ def class_ap(table: MatchTable, weights: np.ndarray) -> np.ndarray:
     for k in truth.any(axis=1).nonzero()[0]:
         at_threshold = [_interpolated(curve, drawn, truth[k]) for curve in table.curves[k]]
         ap[k] = np.where(truth[k] > 0, np.mean(at_threshold, axis=0), np.nan)
-    return ap.T
+    return np.asarray(ap.T)
 
 
 def weighted_ap(table: MatchTable, weights: np.ndarray) -> np.ndarray:
     """AP [B] for weights [B, N] as in `class_ap`: the mean over classes with ground truth, NaN if there is none."""
     by_class = class_ap(table, weights)
     defined = np.count_nonzero(~np.isnan(by_class), axis=1)
-    return np.divide(np.nansum(by_class, axis=1), defined, out=np.full(len(by_class), np.nan), where=defined > 0)
+    mean = np.full(len(by_class), np.nan)
+    np.divide(np.nansum(by_class, axis=1), defined, out=mean, where=defined > 0)
+    return mean
 
 
 def ap(
@@ -118,7 +127,7 @@ def ap(
     detections: Detections,
     *,
     metric: str = "AP",
-    area_limits: tuple[float, float] = AREA_LIMITS,
+    area_limits: tuple[float, float] = COCO_AREA_LIMITS,
 ) -> float:
     """COCOeval's value of the metric (0..1) by the path that the bootstrap takes; arguments as in `match`."""
     table = match(annotations, detections, metric=metric, area_limits=area_limits)
@@ -138,7 +147,7 @@ def bootstrap_ap(
     seed: int,
     *,
     metric: str = "AP",
-    area_limits: tuple[float, float] = AREA_LIMITS,
+    area_limits: tuple[float, float] = COCO_AREA_LIMITS,
     resample_seeds: bool = True,
 ) -> pd.DataFrame:
     """Bootstrap AP (0..1): one column an arm, one row a replicate, paired: a row weighs images alike for every arm.
@@ -151,7 +160,7 @@ def bootstrap_ap(
     """
     if replicates < 1:
         raise ValueError(f"replicates={replicates}: at least 1 is needed")
-    truth = _read(annotations_json)
+    truth: Mapping[str, Any] = _read_json(annotations_json)
     # Streams of their own: an arm added at the end changes no other arm's values.
     images, *arms = np.random.SeedSequence(seed).spawn(1 + len(detections))
     columns = {}
@@ -189,7 +198,7 @@ def _interpolated(curve: Curve, drawn: np.ndarray, truth: np.ndarray) -> np.ndar
     recall = tp / np.maximum(truth, 1.0)  # float64 as in COCOeval: at equality the last bit decides
     nearest = np.rint(100 * recall).astype(np.intp)
     reached = nearest + (RECALL_THRESHOLDS[nearest] <= recall)  # number of thresholds at or below the recall
-    return (envelope * np.diff(reached, axis=0, prepend=0)).sum(axis=0) / len(RECALL_THRESHOLDS)
+    return np.asarray((envelope * np.diff(reached, axis=0, prepend=0)).sum(axis=0) / len(RECALL_THRESHOLDS))
 
 
 def _curve(image: np.ndarray, counted: np.ndarray, hit: np.ndarray, num_images: int) -> Curve:
@@ -200,8 +209,10 @@ def _curve(image: np.ndarray, counted: np.ndarray, hit: np.ndarray, num_images: 
     return Curve(image[hit], steps)
 
 
-def _strictly(truth: matching.GroundTruth, rows: list[dict]) -> matching.Detections:
-    """The detections; ValueError where some could not count, so that no AP rests on a part of them unnoticed."""
+def read_strictly(annotations: Annotations, detections: Detections) -> matching.Detections:
+    """Read detections; ValueError if some could not count, so that no AP rests on a part of them unnoticed."""
+    truth = matching.read_truth(_read_json(annotations))
+    rows: list[dict[str, Any]] = _read_json(detections)
     found = matching.read_detections(truth, rows)
     known = set(truth.image_ids.tolist())
     for row in rows:
@@ -213,11 +224,12 @@ def _strictly(truth: matching.GroundTruth, rows: list[dict]) -> matching.Detecti
     return found
 
 
-def _read(given: dict | list | str | Path) -> dict | list:
+def _read_json(given: Any) -> Any:
+    """The content of a file, or what was read already."""
     return json.loads(Path(given).read_text()) if isinstance(given, str | Path) else given
 
 
-def _per_seed(given: Detections | Sequence[Detections]) -> Sequence[Detections]:
+def _per_seed(given: Any) -> Sequence[Any]:
     """The detections of each seed; a path or a list of dicts is those of the only one, an empty list finds nothing."""
     one_seed = isinstance(given, str | Path) or not given or isinstance(given[0], dict)
     return [given] if one_seed else given

@@ -1,18 +1,20 @@
-"""What is wrong with single runs: diverged, under-trained, limited by data loading, audit failed, collapsed.
+"""Faults of single runs: diverged, under-trained, limited by data loading, audit failed, collapsed, metric missing.
 
-Pure functions on the records of one run (one row a step, as `runs.load_records` gives them); each returns the reason,
-or "" where the condition does not hold or cannot be seen.
+Pure functions on the records of one run (one row a step, as `ablations.load_records` gives them); each returns the
+reason, or "" if the condition does not hold or cannot be seen.
 """
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from experiments.schema.metrics import Metric
+
 DIVERGED, UNDER_TRAINED, DATA_LIMITED = "diverged", "under-trained", "limited by data loading"
-AUDIT_FAILED, COLLAPSED = "metric audit failed", "collapsed predictions"
+AUDIT_FAILED, COLLAPSED, NOT_LOGGED = "metric audit failed", "collapsed predictions", "metric not logged"
 
 STILL_FALLING = 0.01  # relative fall of the validation loss over the last tenth of a run
 WAITING = 0.2  # share of the step time
@@ -30,6 +32,7 @@ RULES = {
     AUDIT_FAILED: "AP, AP50, AP75 and the size strata cannot stand together",
     COLLAPSED: "a query's box varies over images with less than 1 % of the variance of the set's objects (without "
     "diagnostics: by less than 1 % of the image's sides): predictions do not depend on the image",
+    NOT_LOGGED: "a metric by which the ablation is judged is not among those of the run, so there is no verdict by it",
 }
 
 
@@ -97,6 +100,19 @@ def collapsed_boxes(detections: Sequence[Mapping[str, Any]], sizes: Mapping[Any,
     sides = np.array([[*sizes[image], *sizes[image]] for image in by_image], dtype=float)
     spread = float(np.median((boxes / sides[:, None]).std(axis=0).mean(axis=-1)))
     return f"boxes vary by {100 * spread:.2f} % of the image's sides from image to image" if spread < SPREAD else ""
+
+
+def not_logged(metrics: Iterable[Metric], logged: Collection[str]) -> str:
+    """Whether the run lacks a metric by which the ablation is judged; names those that there are of its kind.
+
+    logged:  names of the run's metrics that have a value
+    """
+    missing = [metric for metric in metrics if metric.column not in logged]
+    if not missing:
+        return ""
+    kind = missing[0].column.partition("/")[0] + "/"
+    there = ", ".join(sorted(key for key in logged if key.startswith(kind))) or "none of its kind"
+    return f"there is no {', '.join(metric.key for metric in missing)}; there is {there}"
 
 
 def summary(conditions: pd.DataFrame) -> pd.DataFrame:

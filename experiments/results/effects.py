@@ -117,7 +117,9 @@ def factorial_effects(
     """
     runs = frame.dropna(subset=[metric])
     settings = frame[list(factors)].astype(object).where(frame[list(factors)].notna(), None)  # "off" may be None
-    levels = factors if isinstance(factors, Mapping) else {name: settings[name].unique() for name in factors}
+    levels: Mapping[str, Sequence[Hashable]] = (
+        factors if isinstance(factors, Mapping) else {name: list(settings[name].unique()) for name in factors}
+    )
     cells = list(itertools.product(*levels.values()))
     of_run = _cell_of_each_run(settings.loc[runs.index], runs["seed"], cells)
     missing = [dict(zip(levels, cells[c], strict=True)) for c in sorted(set(range(len(cells))) - set(of_run))]

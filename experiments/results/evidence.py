@@ -1,43 +1,48 @@
 """Everything that a report of an ablation rests on, read from the store once and computed the same way each time."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from detr.audit import AUDITED, COCO_AREA_LIMITS, audit_metrics, other_strata
 from experiments.results import conditions
-from experiments.results.audit import COCO_AREA_LIMITS, COCO_CLASSES, STRATA_MIN_IMAGES, audit_row
-from experiments.results.bootstrap import MatchTable, bootstrap_ap, class_ap, image_weights, match
+from experiments.results.bootstrap import MatchTable, bootstrap_ap, class_ap, image_weights, read_strictly, tabulate
+from experiments.results.detections import matching
 from experiments.results.detections.matching import load, read_truth
 from experiments.results.detections.scenes import Scene, scenes
 from experiments.results.effects import factorial_effects
 from experiments.results.figures.curves import CLIPPING, ENTROPY, LOSSES, MATCHING, RATES, Records
+from experiments.results.lengths import arm_lengths, comparison
 from experiments.results.reading.ablations import AblationResults, load_ablation, load_annotations, load_predictions
 from experiments.results.reading.histories import as_records, load_history
-from experiments.results.report.tables import METRICS
-from experiments.results.verdicts import METRIC, Verdict, verdicts
-from experiments.schema.contrasts import Contrast, comparison, contrasts
+from experiments.results.verdicts import Verdict, verdicts
+from experiments.schema.contrasts import Contrast, contrasts
+from experiments.schema.metrics import AP, PRECISION, Metric
 from experiments.schema.store import Store
 
 SEED = 0  # of the bootstrap: the same report each time
+Content = dict[str, list[Any]]  # a COCO annotation file, parsed
 REPLICATES, REPLICATES_LARGE, LARGE = 1000, 300, 1000  # beyond LARGE images, 300 take long enough
-NO_IMAGES: dict[str, list] = {"images": [], "annotations": [], "categories": []}
+NO_IMAGES: Content = {"images": [], "annotations": [], "categories": []}
 CLASS_COLUMNS = ("class", "arm", "against", "difference", "low", "high")
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What is known of an ablation. Frames of AP hold 0..1; everything may be empty where nothing was stored."""
+    """Everything known of an ablation, in stored units (AP: 0..1); parts are empty if nothing was stored for them."""
 
     results: AblationResults
     records: Records  # of finished runs: the metrics that curves of the report show
     conditions: pd.DataFrame  # one row a run and condition: arm, seed, condition, reason
-    replicates: pd.DataFrame  # bootstrap over images: one row a replicate, a column an arm
+    replicates: dict[str, pd.DataFrame]  # metric's key -> bootstrap over images: one row a replicate, a column an arm
     classes: pd.DataFrame  # of the primary contrast: class, arm, against, difference, low, high
-    effects: pd.DataFrame  # `factorial_effects`
+    by_class: Metric  # the AP that `classes` splits
+    effects: dict[str, pd.DataFrame]  # metric's key -> `factorial_effects`
     verdicts: list[Verdict]
     scenes: list[Scene]
     length: str  # in what the arms are equally long
@@ -46,16 +51,23 @@ class Evidence:
 
 def gather(store: Store, run_id: str, replicates: int | None = None) -> Evidence:
     """Read the ablation with this parent run. `replicates` of the bootstrap: by default 1000, on large sets 300."""
-    results, notes = load_ablation(store, run_id), []
+    results = load_ablation(store, run_id)
+    notes = [results.note] if results.note else []
     done = results.finished
     ended = results.runs[results.runs["state"].isin(["finished", "failed"])]
-    records = _records(store, ended)
+    records = _records(store, ended, results.design.metrics)
     annotations = load_annotations(store, results)
     content = _content(annotations, notes)
     replicates = replicates or (REPLICATES if len(content["images"]) <= LARGE else REPLICATES_LARGE)
     found = _predictions(store, results, notes) if content["images"] else {}
-    predictions, tables = _matched(content, found, notes)
-    drawn = bootstrap_ap(content, tables, replicates, SEED, resample_seeds=False) if tables else pd.DataFrame()
+    predictions, detections = _read_detections(content, found, notes)
+    split = next((metric for metric in results.design.metrics if metric.precision in PRECISION), AP)
+    tables = _tables(results, detections, {split, *results.design.metrics}, notes)
+    drawn = {
+        metric.key: bootstrap_ap(content, tables[metric.key], replicates, SEED, resample_seeds=False)
+        for metric in results.design.metrics
+        if tables.get(metric.key)
+    }
     conditions_found = run_conditions(results, records, predictions, content)
     primary = next(iter(contrasts(results.design)), None)
     return Evidence(
@@ -63,32 +75,21 @@ def gather(store: Store, run_id: str, replicates: int | None = None) -> Evidence
         records={key: records[key] for key in zip(done["arm"], done["seed"], strict=True) if key in records},
         conditions=conditions_found,
         replicates=drawn,
-        classes=class_table(tables, primary, replicates),
+        classes=class_table(tables.get(split.key, {}), primary, replicates),
+        by_class=split,
         effects=_effects(results, notes),
         verdicts=verdicts(results.design, done, drawn, conditions_found),
         scenes=_scenes(results, annotations, predictions, primary, notes),
-        length=comparison(lengths(results)),
+        length=comparison(arm_lengths(results)),
         notes=notes,
     )
-
-
-def lengths(results: AblationResults) -> pd.DataFrame:
-    """How long the finished runs of every arm really were: steps, epochs, fraction of the published schedule."""
-    rows = {}
-    for arm in results.design["arms"]:
-        done = results.finished[results.finished["arm"] == arm]
-        epochs = done["progress/epoch"] if "progress/epoch" in done else pd.Series(np.nan, index=done.index)
-        full = [float(results.params.get(run, {}).get("schedule.full_epochs", "nan")) for run in done["run_id"]]
-        steps = done["progress/step"].mean() if "progress/step" in done else np.nan
-        rows[arm] = {"steps": steps, "epochs": epochs.mean(), "fraction": (epochs / full).mean()}
-    return pd.DataFrame.from_dict(rows, orient="index", columns=["steps", "epochs", "fraction"])
 
 
 def run_conditions(
     results: AblationResults,
     records: Mapping[tuple[str, int], pd.DataFrame],
     predictions: Mapping[str, Sequence[tuple[int, Path]]],
-    content: Mapping[str, list],
+    content: Content,
 ) -> pd.DataFrame:
     """One row a run and condition that it has: arm, seed, condition, reason."""
     sizes = {image["id"]: (image.get("width", 0), image.get("height", 0)) for image in content["images"]}
@@ -101,9 +102,13 @@ def run_conditions(
         if run["state"] == "finished":
             reasons[conditions.UNDER_TRAINED] = conditions.under_trained(frame)
             reasons[conditions.DATA_LIMITED] = conditions.data_limited(frame)
-            row = {name: run[f"val/{name}"] for name in METRICS if f"val/{name}" in run}
-            is_coco = _is_coco(content, results.params.get(run["run_id"], {}))
-            reasons[conditions.AUDIT_FAILED] = "; ".join(audit_row(row, is_coco))
+            row = {name: run[f"val/{name}"] for name in AUDITED if f"val/{name}" in run}
+            limits = run_area_limits(results.params.get(run["run_id"], {}))
+            other = other_strata(content, limits) if limits else "the area limits are not known"
+            failed = [finding.reason for finding in audit_metrics(row, other) if finding.passed is False]
+            reasons[conditions.AUDIT_FAILED] = "; ".join(failed)
+            logged = {str(key) for key, value in run.items() if "/" in str(key) and value == value}
+            reasons[conditions.NOT_LOGGED] = conditions.not_logged(results.design.metrics, logged)
             reasons[conditions.COLLAPSED] = conditions.collapsed(frame)
             if conditions.VARIANCE_KEY not in frame and (arm, seed) in files:
                 detections = json.loads(files[arm, seed].read_text())
@@ -139,19 +144,20 @@ def class_table(tables: Mapping[str, Sequence[MatchTable]], contrast: Contrast |
     return frame.sort_values("difference", key=lambda d: -d.abs(), kind="stable").reset_index(drop=True)
 
 
-def _records(store: Store, runs: pd.DataFrame) -> Records:
-    """Histories of the metrics that conditions and the report's curves need, and of no others."""
-    needed = {*LOSSES, *RATES, *CLIPPING, *MATCHING, *conditions.METRICS}
-    keys = [key for key in runs if key in needed or key.startswith(ENTROPY)]
+def _records(store: Store, runs: pd.DataFrame, metrics: Iterable[Metric]) -> Records:
+    """Histories of the design's metrics and of those that conditions and the report's curves need, and of no others."""
+    needed = {*(metric.column for metric in metrics), *LOSSES, *RATES, *CLIPPING, *MATCHING, *conditions.METRICS}
+    keys = [key for key in map(str, runs) if key in needed or key.startswith(ENTROPY)]
     return as_records({key: load_history(store, runs["run_id"].tolist(), key) for key in keys}, runs)
 
 
 def _predictions(store: Store, results: AblationResults, notes: list[str]) -> dict[str, list[tuple[int, Path]]]:
     """arm -> (seed, file) of its finished runs; an arm without any is left out and noted."""
     found, missing = {}, []
-    for arm in results.design["arms"]:
+    for arm in results.design.arms:
         runs = results.finished[results.finished["arm"] == arm]
-        paths = [(run.seed, load_predictions(store, run.run_id)) for run in runs.itertuples()]
+        seeds, run_ids = runs["seed"].tolist(), runs["run_id"].tolist()
+        paths = [(seed, load_predictions(store, run_id)) for seed, run_id in zip(seeds, run_ids, strict=True)]
         missing += [f"{arm}, seed {seed}" for seed, path in paths if path is None]
         if kept := [(seed, path) for seed, path in paths if path]:
             found[arm] = kept
@@ -160,14 +166,14 @@ def _predictions(store: Store, results: AblationResults, notes: list[str]) -> di
     return found
 
 
-def _content(path: Path | None, notes: list[str]) -> dict[str, list]:
+def _content(path: Path | None, notes: list[str]) -> Content:
     """The validation annotations; without an image where they were not stored or are damaged, which is noted."""
     lost = "there are no intervals over images and no pictures."
     if path is None:
         notes.append(f"The validation annotations were not stored: {lost}")
         return NO_IMAGES
     try:
-        content = load(path)
+        content: Content = load(path)
         read_truth(content)
     except (ValueError, OSError) as error:
         notes.append(f"{path.name} cannot be used, and {lost} {error}")
@@ -175,45 +181,74 @@ def _content(path: Path | None, notes: list[str]) -> dict[str, list]:
     return content
 
 
-def _matched(
-    content: Mapping[str, list], predictions: Mapping[str, Sequence[tuple[int, Path]]], notes: list[str]
-) -> tuple[dict[str, list[tuple[int, Path]]], dict[str, list[MatchTable]]]:
-    """The predictions that can be read, and what `bootstrap.match` makes of each; damaged ones are noted."""
+def _read_detections(
+    content: Content, predictions: Mapping[str, Sequence[tuple[int, Path]]], notes: list[str]
+) -> tuple[dict[str, list[tuple[int, Path]]], dict[tuple[str, int], matching.Detections]]:
+    """The predictions that can be read, and by arm and seed what they hold; damaged ones are noted."""
     kept: dict[str, list[tuple[int, Path]]] = {}
-    tables: dict[str, list[MatchTable]] = {}
+    found: dict[tuple[str, int], matching.Detections] = {}
     for arm, rows in predictions.items():
         for seed, path in rows:
             try:
-                table = match(content, load(path))
+                found[arm, seed] = read_strictly(content, load(path))
             except (ValueError, OSError) as error:
                 notes.append(f"{path.name} of {arm}, seed {seed}, is left out: {error}")
                 continue
             kept.setdefault(arm, []).append((seed, path))
-            tables.setdefault(arm, []).append(table)
-    return kept, tables
+    return kept, found
 
 
-def area_limits(params: Mapping[str, str]) -> tuple[float, ...]:
-    """Pixels that part small, medium and large objects, as a run's settings record them; empty where they do not."""
+def _tables(
+    results: AblationResults,
+    detections: Mapping[tuple[str, int], matching.Detections],
+    metrics: Iterable[Metric],
+    notes: list[str],
+) -> dict[str, dict[str, list[MatchTable]]]:
+    """metric's key -> arm -> the match table of each of its runs, at the area limits of the run."""
+    limits = {
+        (run["arm"], run["seed"]): run_area_limits(results.params.get(run["run_id"], {})) or COCO_AREA_LIMITS
+        for run in results.runs.to_dict("records")
+    }
+    tables: dict[str, dict[str, list[MatchTable]]] = {}
+    for metric in sorted(metrics, key=lambda metric: metric.key):
+        if metric.precision is None:
+            continue
+        try:
+            for (arm, seed), found in detections.items():
+                table = tabulate(found, metric.precision, limits[arm, seed])
+                tables.setdefault(metric.key, {}).setdefault(arm, []).append(table)
+        except ValueError as error:  # of a class that there is not
+            notes.append(f"{metric.key} has no intervals over images: {error}.")
+    return tables
+
+
+def run_area_limits(params: Mapping[str, str]) -> tuple[float, float] | None:
+    """Square pixels that part small, medium and large objects, as a run's settings record them; None if they do not."""
     text = params.get("evaluation.area_limits", "")
-    return tuple(float(x) for x in text.strip("[]()").split(",") if x.strip())
+    limits = [float(x) for x in text.strip("[]()").split(",") if x.strip()]
+    return (limits[0], limits[1]) if len(limits) == 2 else None
 
 
-def _is_coco(content: Mapping[str, list], params: Mapping[str, str]) -> bool:
-    """Whether the relation of AP to its size strata may be expected: COCO's classes, size limits, enough images."""
-    same = area_limits(params) == COCO_AREA_LIMITS
-    return same and len(content["categories"]) == COCO_CLASSES and len(content["images"]) >= STRATA_MIN_IMAGES
+def area_limits(results: AblationResults) -> tuple[float, float]:
+    """Area limits of the ablation's runs; COCO's if no run records its own."""
+    known = (run_area_limits(params) for params in results.params.values())
+    return next((limits for limits in known if limits), COCO_AREA_LIMITS)
 
 
-def _effects(results: AblationResults, notes: list[str]) -> pd.DataFrame:
+def _effects(results: AblationResults, notes: list[str]) -> dict[str, pd.DataFrame]:
+    """metric's key -> effects and interactions, if the design is a factorial of two factors or more."""
     design, done = results.design, results.finished
-    if design["design"] != "factorial" or len(design["factors"]) < 2 or METRIC not in done:
-        return pd.DataFrame()
-    try:
-        return factorial_effects(done, design["factors"], METRIC)
-    except ValueError as error:
-        notes.append(f"Effects and interactions cannot be computed: {error}.")
-        return pd.DataFrame()
+    found: dict[str, pd.DataFrame] = {}
+    if design.design != "factorial" or len(design.factors) < 2:
+        return found
+    for metric in design.metrics:
+        if metric.column not in done:
+            continue
+        try:
+            found[metric.key] = factorial_effects(done, design.factors, metric.column)
+        except ValueError as error:
+            notes.append(f"Effects and interactions cannot be computed: {error}.")
+    return found
 
 
 def _scenes(
@@ -229,15 +264,15 @@ def _scenes(
         notes.append("There are no detections to show: an arm of the primary contrast has no stored predictions.")
         return []
     files = [dict(predictions[arm]) for arm in arms]
-    seeds = sorted(set.intersection(*map(set, files))) or [None]
-    chosen = {arm: rows.get(seeds[0], next(iter(rows.values()))) for arm, rows in zip(arms, files, strict=True)}
+    seed = min(set.intersection(*map(set, files)), default=-1)
+    chosen = {arm: rows.get(seed, next(iter(rows.values()))) for arm, rows in zip(arms, files, strict=True)}
     return scenes(annotations, chosen, image_folder(results))
 
 
 def image_folder(results: AblationResults) -> Path | None:
     """Folder of the validation images, as the design or else the runs' settings record it."""
-    if results.design.get("images"):
-        return Path(results.design["images"])
+    if results.design.images:
+        return Path(results.design.images)
     for params in results.params.values():
         if {"data.root", "data.val_images"} <= params.keys():
             return Path(params["data.root"]) / params["data.val_images"]

@@ -1,10 +1,11 @@
-"""Why a contrast came out as it did, from what training logged: pure functions on plain frames."""
+"""Reasons of a contrast's outcome, from what training logged: pure functions on plain frames."""
 
 from collections.abc import Iterator
 
 import pandas as pd
 
 from experiments.schema.contrasts import Contrast, listed
+from experiments.schema.metrics import Metric
 
 CLIP = "optim.clip_norm"
 ALWAYS, NEVER = 0.9995, 0.0005  # of the steps, to what is shown
@@ -18,25 +19,25 @@ SIGNALS = {  # key -> its words, and the difference below which nobody would car
 }
 
 
-def reasons(contrast: Contrast, runs: pd.DataFrame, conditions: pd.DataFrame) -> list[str]:
-    """What explains or limits the contrast, most telling first.
+def reasons(contrast: Contrast, runs: pd.DataFrame, conditions: pd.DataFrame, metric: Metric) -> list[str]:
+    """Explanations and limits of the contrast's difference in the metric, most telling first.
 
     runs:        one row a finished run: arm, seed and its latest metrics, of which all are optional
     conditions:  one row a run and condition: arm, seed, condition, reason (see `conditions`)
     """
     sides = [runs[runs["arm"].isin(side)] for side in (contrast.arms, contrast.against)]
-    found = [_nothing_learnt(*sides), _confounded(contrast), _clipping(contrast, *sides), _lengths(*sides)]
+    found = [_nothing_learnt(metric, *sides), _confounded(contrast), _clipping(contrast, *sides), _lengths(*sides)]
     found += _conditions(contrast, runs, conditions)
     found += _signals(*sides)
     return [text for text in found if text]
 
 
-def _nothing_learnt(one: pd.DataFrame, other: pd.DataFrame) -> str:
-    """Two arms that detect nothing do not differ in AP, whatever else they do."""
+def _nothing_learnt(metric: Metric, one: pd.DataFrame, other: pd.DataFrame) -> str:
+    """Two arms that detect nothing do not differ in AP or AR, whatever else they do."""
     both = pd.concat([one, other])
-    if "val/AP" not in both or both.empty or not both["val/AP"].max() < NOTHING:
+    if metric.unit != "points" or metric.column not in both or not both[metric.column].max() < NOTHING:
         return ""
-    return f"no run reaches an AP of {100 * NOTHING:g}: they are too short to differ in it"
+    return f"no run reaches an {metric.label} of {metric.scale * NOTHING:g}: they are too short to differ in it"
 
 
 def _confounded(contrast: Contrast) -> str:
@@ -46,7 +47,7 @@ def _confounded(contrast: Contrast) -> str:
 
 
 def _clipping(contrast: Contrast, one: pd.DataFrame, other: pd.DataFrame) -> str:
-    """What the share of clipped steps says where the bound was changed."""
+    """Explain by the share of clipped steps, if the bound was changed."""
     shares = [_mean(side, "train/clip_fraction") for side in (one, other)]
     if CLIP not in contrast.changes or any(share != share for share in shares):
         return ""

@@ -13,7 +13,8 @@ from scipy.optimize import brentq
 from scipy.stats import kendalltau
 
 from experiments.results.figures.curves import styled
-from experiments.results.reading.sweep_trials import RUNG, TRIAL, SweepResults, trial_frame
+from experiments.results.reading.sweep_trials import SweepResults, attributes_of, trial_frame
+from experiments.schema.metrics import in_points
 
 MIN_CONFIGURATIONS = 6
 SCREENING = "screening only"
@@ -39,22 +40,17 @@ class Trust:
     @property
     def sentence(self) -> str:
         """All of it in words."""
-        scale = 100 if is_ap(self.metric) else 1
+        scale = 100 if in_points(self.metric) else 1
         pruned = f", {self.num_pruned} of them pruned in the sweep" if self.num_pruned else ""
         text = (
             f"{self.metric} at {self.rung}: Kendall's tau {self.tau:.2f} (95 % interval {self.low:.2f} to "
             f"{self.high:.2f}, p = {self.p:.2g}, N = {self.n} configurations{pruned}); top-1 regret "
             f"{scale * self.regret:.3g}"
         )
-        if is_ap(self.metric):
+        if in_points(self.metric):
             return text + " AP points"
         known = self.regret_AP == self.regret_AP
         return text + (f", {100 * self.regret_AP:.3g} AP points" if known else "; nothing is detected yet")
-
-
-def is_ap(metric: str) -> bool:
-    """Whether a metric is an AP, which is stored as 0..1 and shown times 100."""
-    return metric.startswith("val/AP")
 
 
 def ranking(frame: pd.DataFrame, metric: str, direction: str) -> pd.DataFrame:
@@ -109,8 +105,9 @@ def trust_frame(results: SweepResults, metric: str | None = None) -> pd.DataFram
     direction = results.objectives[metric]
     searched = trial_frame(results.study, results.objectives)
     again = trial_frame(results.trust, results.objectives)
-    origin = {t.number: (t.user_attrs.get(TRIAL), t.user_attrs.get(RUNG)) for t in results.trust.get_trials(False)}
-    again[["trial", "rung"]] = [origin[number] for number in again["number"]] if len(again) else None
+    stored = {trial.number: attributes_of(trial) for trial in results.trust.get_trials(deepcopy=False)}
+    origin = [(stored[number].trial, stored[number].rung) for number in again["number"]]
+    again[["trial", "rung"]] = origin if origin else None
     again = again[again["state"] == "finished"]
     parts = []
     for rung in results.spec["rungs"][1:]:
@@ -189,7 +186,7 @@ def tau_interval(one: Sequence[float], other: Sequence[float], level: float = 0.
         weights = np.ones(1)
         for k in range(1, n):
             weights = np.convolve(weights, q ** np.arange(k + 1))
-        return weights / weights.sum()
+        return np.asarray(weights / weights.sum())
 
     def at_most(log_q: float, d: int) -> float:
         return float(probabilities(np.exp(log_q))[: d + 1].sum())
@@ -208,8 +205,8 @@ def tau_interval(one: Sequence[float], other: Sequence[float], level: float = 0.
 def trust_figure(results: SweepResults, metric: str | None = None) -> go.Figure:
     """Short against long value of every configuration that was run again, one colour a rung; pruned ones are open."""
     metric = metric or next(iter(results.objectives))
-    scale = 100 if is_ap(metric) else 1
-    name = f"{metric.removeprefix('val/')} x 100" if is_ap(metric) else metric
+    scale = 100 if in_points(metric) else 1
+    name = f"{metric.removeprefix('val/')} x 100" if in_points(metric) else metric
     frame = trust_frame(results, metric)
     figure = styled(go.Figure(), 460)
     for rung in results.spec["rungs"][1:]:

@@ -47,20 +47,21 @@ class Display:
         status, record = self.status[name], None
         for record, offset in directory.records.lines(self.offsets[name]):
             self.offsets[name] = offset
-            metrics = record["metrics"]
+            metrics = record.metrics
             if "train/loss" in metrics:
                 status["loss"] = f"loss {metrics['train/loss']:.2f}"
             if "val/AP" in metrics:
                 status["AP"] = f"AP {100 * metrics['val/AP']:.1f}"
-                left = record["seconds"] / record["step"] * (record["num_steps"] - record["step"])
+                assert record.seconds is not None and record.num_steps is not None  # every line of a run
+                left = record.seconds / record.step * (record.num_steps - record.step)
                 self.console.print(
-                    f"{name}  step {record['step']}/{record['num_steps']}  epoch {record['epoch']:.1f}  "
+                    f"{name}  step {record.step}/{record.num_steps}  epoch {record.epoch:.1f}  "
                     f"{status.get('loss', '')}  val loss {metrics['val/loss']:.2f}  {status['AP']}  "
-                    f"{record['seconds']:.0f} s, {left:.0f} s left"
+                    f"{record.seconds:.0f} s, {left:.0f} s left"
                 )
         if record:
             text = " ".join(status.values())
-            self.progress.update(self.tasks[name], completed=record["step"], total=record["num_steps"], status=text)
+            self.progress.update(self.tasks[name], completed=record.step, total=record.num_steps, status=text)
 
     def finish(self, name: str, state: str, error: str) -> None:
         """Print the state in which a run ended, and remove its bar."""

@@ -38,9 +38,10 @@ def launch(overrides: list[str], console: Console) -> int:
     folder = ablation_folder(ablation, store)
     runs = expand(ablation, folder)
     todo = [run for run in runs if RunDirectory(run.directory).status["state"] != "finished"]
-    console.print(f"[bold]{ablation.name}[/bold]: {ablation.question}")
+    design = ablation.design
+    console.print(f"[bold]{design.name}[/bold]: {design.question}")
     console.print(
-        f"{len(ablation.arms)} arms x {len(ablation.seeds)} seeds, horizon {ablation.horizon}; "
+        f"{len(design.arms)} arms x {len(design.seeds)} seeds, horizon {design.horizon}; "
         f"{len(runs) - len(todo)} runs are done, {len(todo)} to do"
     )
     if ablation.plan_only:
@@ -57,7 +58,7 @@ def launch(overrides: list[str], console: Console) -> int:
         Folder(folder).update(state=state)
         uploader.folders = [*uploader.folders, *(run.directory for run in runs)]
         uploader.finish()
-        if is_uploaded(uploader, f"detr-report {ablation.name}", console):
+        if is_uploaded(uploader, f"detr-report {design.name}", console):
             report(store, folder, console)
             uploader.finish()  # the report as well
     console.print(f"run directories  {folder}")
@@ -69,7 +70,7 @@ def launch(overrides: list[str], console: Console) -> int:
 
 def ablation_folder(ablation: Ablation, store: Store) -> Path:
     """Newest folder of this ablation, or a new one if there is none or with fresh=true."""
-    stem = f"{ablation.name}-{ablation.identity}"
+    stem = f"{ablation.design.name}-{ablation.identity}"
     newest = max((int(path.suffix[1:]) for path in store.run_root.glob(f"{stem}.*")), default=0)
     return store.run_root / f"{stem}.{newest + 1 if ablation.fresh or not newest else newest}"
 
@@ -78,11 +79,12 @@ def ablation_folder(ablation: Ablation, store: Store) -> Path:
 def opened(ablation: Ablation, folder: Path, store: Store) -> Iterator[None]:
     """Make the ablation's folder with its design and validation annotations, and hold it while the block runs."""
     with held(folder) as directory:
-        seeds = sorted({*ablation.seeds, *directory.status.get("seeds", [])})
-        write_json(folder / names.DESIGN, ablation.describe() | {"seeds": seeds})
+        design = ablation.design
+        seeds = sorted({*design.seeds, *directory.status.get("seeds", [])})
+        write_json(folder / names.DESIGN, ablation.stored(seeds).to_dict())
         shutil.copy2(split_paths(ablation.arms[0].config.data, "val")[0], folder / names.ANNOTATIONS)
-        tags = {names.ABLATION: ablation.name, client.NOTE: ablation.question} | client.environment_tags()
-        directory.track(f"{ablation.name} ({ablation.horizon})", tags, experiment=store.ablations)
+        tags = {names.ABLATION: design.name, client.NOTE: design.question} | client.environment_tags()
+        directory.track(f"{design.name} ({design.horizon})", tags, experiment=store.ablations)
         directory.update(state="running", seeds=seeds)
         yield
 
@@ -104,8 +106,9 @@ def is_uploaded(uploader: Uploader, report_command: str, console: Console) -> bo
 def report(store: Store, folder: Path, console: Console) -> None:
     """Print the table and the verdicts, write the report, and print the places of all results."""
     evidence = gather(store, noted(folder)["run_id"])
-    print_table(console, terminal_table(arm_table(evidence.results)), title(evidence))
-    print_table(console, reference_table().drop(columns="note"), f"published, {REFERENCE_NOTE}")
+    table = arm_table(evidence.results)
+    print_table(console, terminal_table(table, evidence.results.design), title(evidence))
+    print_table(console, reference_table().drop(columns=["source", "note"]), f"published, {REFERENCE_NOTE}")
     for line in spoken(evidence.verdicts):
         console.print(line, markup=False)
     output = folder / names.REPORT

@@ -13,6 +13,7 @@ from mlflow.system_metrics.metrics.network_monitor import NetworkMonitor
 
 from experiments.folders.files import Journal
 from experiments.schema.names import SYSTEM
+from experiments.schema.record import RecordLine
 
 SAMPLE_SECONDS = 10.0
 
@@ -27,11 +28,11 @@ def recorded_use(folder: Path) -> Iterator[None]:
     last = journal.repair()
 
     def sample() -> None:
-        step = last["step"] + 1 if last else 0
+        step = last.step + 1 if last else 0
         while not ended.wait(SAMPLE_SECONDS):
             use = {f"system/{key}": value for key, value in measure(monitors).items()}
             try:
-                journal.append({"step": step, "metrics": use})
+                journal.append(RecordLine.stamped(step=step, metrics=use))
             except OSError:
                 return  # the disk is full, which the records will tell
             step += 1

@@ -20,8 +20,9 @@ from detr.config_io import flatten, from_dict, to_dict
 from detr.errors import InputError
 from detr.train import Record, train
 from experiments.definition.arms import Run
-from experiments.folders.files import Folder, Journal, place, read_json, write_json
+from experiments.folders.files import Folder, Journal, read_json, write_json
 from experiments.schema import names
+from experiments.schema.record import RecordLine
 from experiments.tracking import client
 
 ABOUT = "run.json"
@@ -67,9 +68,7 @@ class RunDirectory(Folder):
         about, config = self.about, self.config
         levels = {f"factor.{name}": level for name, level in about["levels"].items()}
         tags = {
-            names.ARM: about["arm"],
-            names.SEED: str(config.seed),
-            names.FINGERPRINT: about["fingerprint"],
+            **names.RunTags(about["arm"], config.seed, about["fingerprint"]).to_dict(),
             names.RUN_DIRECTORY: str(self.path),
         }
         params = flatten(to_dict(config)) | levels
@@ -84,12 +83,12 @@ class RunDirectory(Folder):
         """
         journal = self.records
         last = journal.repair()
-        reached = place(last) if last else (0, False)
+        reached = last.place if last else (0, False)
         # A checkpoint is of records that were there. A power failure may take the last of them, if flushed later.
         discard_after(self.path / "checkpoints", reached[0])
         with closing(train(self.config, self.path)) as records:
             for record in records:
-                line = vars(record)
-                if place(line) > reached:
-                    journal.append(line, flush=place(line)[1])
+                line = RecordLine.stamped(**vars(record))
+                if line.place > reached:
+                    journal.append(line, flush=line.is_evaluation)
                 yield record

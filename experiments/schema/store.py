@@ -1,15 +1,12 @@
-"""Where results are: mlflow.yaml, read the same way by the writer, the readers and the UI command."""
+"""The addresses of results in mlflow.yaml, read the same way by writer, readers and UI command."""
 
-import logging
 import os
-import sqlite3
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock
 
 from detr.errors import InputError
 
@@ -123,30 +120,3 @@ def without_password(address: str) -> str:
 def reason(error: BaseException, address: str) -> str:
     """The first line of an error's text, in which `address` stands as it may be shown."""
     return str(error).partition("\n")[0].replace(address, without_password(address))
-
-
-def initialise(store: Store) -> None:
-    """Create a database's tables under a lock: first use by several processes at once would break it for good."""
-    if store.is_server:
-        return
-    if store.database is None:
-        store.run_root.mkdir(parents=True, exist_ok=True)
-        with FileLock(store.run_root / "store.lock"):
-            _first_use(store.tracking_uri)
-        return
-    store.database.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{store.database}.lock"):
-        if not store.database.exists():
-            beside = store.database.with_suffix(".unfinished")  # a killed set-up leaves no half-made database
-            beside.unlink(missing_ok=True)
-            _first_use(f"{SQLITE}{beside}")
-            beside.rename(store.database)
-            with sqlite3.connect(store.database) as connection:
-                connection.execute("PRAGMA journal_mode=WAL")  # readers and writers do not wait for each other
-
-
-def _first_use(uri: str) -> None:
-    from mlflow import MlflowClient  # takes a second, and only the first use needs it
-
-    logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of every table that it makes
-    MlflowClient(uri).search_experiments(max_results=1)

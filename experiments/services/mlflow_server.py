@@ -9,7 +9,8 @@ from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from typing import NoReturn
 
 from detr.errors import run_command
-from experiments.schema.store import Store, StoreError, initialise, load_store
+from experiments.schema.store import Store, StoreError, load_store
+from experiments.tracking.database import initialise
 
 
 def server_arguments(store: Store) -> list[str]:

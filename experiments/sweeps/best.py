@@ -13,7 +13,7 @@ import yaml
 from detr.config import RunConfig
 from detr.config_io import flatten, to_dict
 from experiments.definition.compose import compose, run_config
-from experiments.results.reading.sweep_trials import KNOWN, trial_frame
+from experiments.results.reading.sweep_trials import attributes_of, trial_frame
 from experiments.results.trust import ranking
 from experiments.sweeps.space import config_of
 from experiments.sweeps.sweep_file import Sweep
@@ -65,7 +65,7 @@ def write_ablation(sweep: Sweep, study: optuna.Study, path: Path) -> bool:
 def best_trials(sweep: Sweep, study: optuna.Study) -> dict[str, dict[str, Any]]:
     """name -> values of the best finished trial, or of the members of the Pareto front; known recipes left out."""
     if len(sweep.objectives) > 1:
-        front = [trial for trial in study.best_trials if KNOWN not in trial.user_attrs]
+        front = [trial for trial in study.best_trials if not attributes_of(trial).known]
         return {f"trial {trial.number}": trial.params for trial in front}
     table = trial_frame(study, sweep.objectives)
     finished = table[table["state"] == "finished"]

@@ -8,19 +8,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from detr.config import RunConfig
-from experiments.results.reading.sweep_trials import (
-    KNOWN,
-    METRICS,
-    PLACE,
-    REASON,
-    RUNG,
-    SECONDS,
-    STATES,
-    TRIAL,
-    holders,
-)
-from experiments.results.trust import MAXIMIZE, is_ap
+from experiments.results.reading.sweep_trials import STATES, attributes_of, holders
+from experiments.results.trust import MAXIMIZE
 from experiments.runs.display import COLOURS, print_table
+from experiments.schema.metrics import in_points
 from experiments.sweeps.sweep_file import Sweep
 from experiments.sweeps.trial import SEARCH, Phase
 
@@ -38,7 +29,7 @@ class SweepDisplay:
         words = "trials" if phase.name == SEARCH else "re-runs"
         self.task = self.progress.add_task(words, total=len(phase.places), status="")
         self.started = time.monotonic()
-        self.shown = {t.user_attrs[PLACE] for t in holders(phase.study).values() if t.state in ENDED}
+        self.shown = {place for place, trial in holders(phase.study).items() if trial.state in ENDED}
         self.earlier = len(self.shown)
         if self.earlier:
             console.print(f"{self.earlier} of {len(phase.places)} {words} are done")
@@ -65,7 +56,7 @@ class SweepDisplay:
 
     def _goes_on(self, trial: FrozenTrial) -> bool:
         """An interrupted trial, whose place will be taken again."""
-        return trial.state == TrialState.FAIL and REASON not in trial.user_attrs
+        return trial.state == TrialState.FAIL and attributes_of(trial).reason is None
 
     def _best(self, trials: list[FrozenTrial]) -> FrozenTrial | None:
         finished = [trial for trial in trials if trial.state == TrialState.COMPLETE]
@@ -74,26 +65,26 @@ class SweepDisplay:
 
     def _value(self, trial: FrozenTrial) -> str:
         values = zip(self.phase.sweep.objectives, trial.values or [], strict=False)
-        texts = [f"{m.removeprefix('val/')} {100 * v:.1f}" if is_ap(m) else f"{m} {v:.4g}" for m, v in values]
-        AP = trial.user_attrs.get(METRICS, {}).get("val/AP")
-        if AP is not None and not any(is_ap(metric) for metric in self.phase.sweep.objectives):
+        texts = [f"{m.removeprefix('val/')} {100 * v:.1f}" if in_points(m) else f"{m} {v:.4g}" for m, v in values]
+        AP = attributes_of(trial).metrics.get("val/AP")
+        if AP is not None and not any(in_points(metric) for metric in self.phase.sweep.objectives):
             texts.append(f"AP {100 * AP:.1f}")
         return ", ".join(texts)
 
     def _name(self, trial: FrozenTrial) -> str:
+        attributes = attributes_of(trial)
         if self.phase.name != SEARCH:
-            return f"trial {trial.user_attrs[TRIAL]} at {trial.user_attrs[RUNG]}"
-        known = trial.user_attrs.get(KNOWN)
-        return f"trial {trial.number}" + (f" ({known})" if known else "")
+            return f"trial {attributes.trial} at {attributes.rung}"
+        return f"trial {trial.number}" + (f" ({attributes.known})" if attributes.known else "")
 
     def _line(self, trial: FrozenTrial, best: FrozenTrial | None) -> str:
-        state = STATES[trial.state]
+        state, attributes = STATES[trial.state], attributes_of(trial)
         colour = COLOURS.get(state, "yellow")
         parts = [f"{self._name(trial)}  [{colour}]{state}[/]", self._value(trial)]
         if trial.state == TrialState.PRUNED and trial.intermediate_values:
             parts.append(f"at evaluation {len(trial.intermediate_values)}")
-        parts.append(trial.user_attrs.get(REASON, "").replace("[", "\\["))
-        parts.append(f"{trial.user_attrs.get(SECONDS, 0):.0f} s")
+        parts.append((attributes.reason or "").replace("[", "\\["))
+        parts.append(f"{attributes.seconds or 0:.0f} s")
         parts.append(f"best so far trial {best.number}" if best else "")
         parts.append(f"{len(self.shown)}/{len(self.phase.places)}{self._left()}")
         return "  ".join(part for part in parts if part)
@@ -101,7 +92,7 @@ class SweepDisplay:
     def _running(self, trial: FrozenTrial) -> str:
         values = trial.intermediate_values
         metric = self.phase.sweep.metric
-        scale, name = (100, "AP") if is_ap(metric) else (1, metric)
+        scale, name = (100, "AP") if in_points(metric) else (1, metric)
         last = f", {name} {scale * values[max(values)]:.3g}" if values else ""
         return f"{self._name(trial)}: {len(values)} evaluations{last}"
 

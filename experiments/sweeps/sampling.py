@@ -1,7 +1,7 @@
 """What a sweep asks next, and what it gives up: Optuna's samplers and pruners by the names of the sweep file."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from inspect import signature
 from typing import Any
 
@@ -30,7 +30,7 @@ from optuna.samplers import (
 from optuna.trial import FrozenTrial, TrialState
 
 from detr.errors import InputError
-from experiments.results.reading.sweep_trials import PLACE
+from experiments.results.reading.sweep_trials import attributes_of
 from experiments.sweeps.sweep_file import Sweep
 
 SAMPLERS = {
@@ -65,7 +65,7 @@ class SeededByPlace(BaseSampler):
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """A trial is begun."""
-        self.inner = build_sampler(self.options, trial.user_attrs.get(PLACE, 0))
+        self.inner = build_sampler(self.options, attributes_of(trial).place or 0)
         self.inner.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -85,7 +85,7 @@ class SeededByPlace(BaseSampler):
         return self.inner.sample_independent(study, trial, param_name, param_distribution)
 
     def after_trial(
-        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: list[float] | None
+        self, study: optuna.Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None
     ) -> None:
         """A trial has ended."""
         self.inner.after_trial(study, trial, state, values)

@@ -17,7 +17,7 @@ from experiments.folders.files import UPLOADED, Folder, not_a_link, write_json
 from experiments.folders.lease import held
 from experiments.launchers.base import Launcher, Process
 from experiments.launchers.choice import build_launcher
-from experiments.results.reading.sweep_trials import PARENT, SweepResults
+from experiments.results.reading.sweep_trials import SweepResults
 from experiments.results.report.sweep_report import best_table, spoken, title, write
 from experiments.runs.display import print_table
 from experiments.runs.launch import is_uploaded
@@ -25,6 +25,7 @@ from experiments.runs.preflight import preflight
 from experiments.runs.stop import Stop
 from experiments.schema import names
 from experiments.schema.store import Store, load_store, without_password
+from experiments.schema.trial_attributes import PARENT
 from experiments.sweeps.best import write_ablation
 from experiments.sweeps.progress import SweepDisplay, show_plan
 from experiments.sweeps.sampling import build_pruner, build_sampler
@@ -89,7 +90,7 @@ def opened(sweep: Sweep, folder: Path, address: str, store: Store) -> Iterator[N
     """Make the sweep's folder with what is searched and how, and hold it while the block runs."""
     with held(folder) as directory:
         write_json(folder / names.SPEC, sweep.describe())
-        tags = {names.SWEEP: sweep.name, names.STUDY: folder.name, names.STORAGE: without_password(address)}
+        tags = names.SweepTags(sweep.name, folder.name, without_password(address)).to_dict()
         tags |= {client.NOTE: sweep.question} | client.environment_tags()
         directory.track(f"{sweep.name} ({sweep.rungs[0]})", tags, experiment=store.sweeps)
         directory.update(state="running")

@@ -8,7 +8,7 @@ any may die at any time, and the number of trials is exact.
 
 import itertools
 import platform
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,23 +20,13 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState, create_trial
 
 from detr.errors import InputError
-from experiments.results.reading.sweep_trials import (
-    KNOWN,
-    PLACE,
-    REASON,
-    RUNG,
-    STOPPED,
-    TRIAL,
-    holders,
-    trial_frame,
-    trials_of,
-)
+from experiments.results.reading.sweep_trials import attributes_of, holders, trial_frame, trials_of
 from experiments.results.trust import ranking, spread
+from experiments.schema.trial_attributes import TrialAttributes
 from experiments.sweeps.space import Setting
 from experiments.sweeps.sweep_file import Sweep
 
 MAX_DEATHS = 3  # of processes at one place: what kills them would do so again
-MACHINE = "machine"  # attribute of a trial: where its process is
 
 
 @dataclass(frozen=True)
@@ -44,12 +34,12 @@ class Place:
     """What one trial of a study is to do."""
 
     values: dict[str, Any] | None = None  # setting -> value; None: the sampler chooses
-    attributes: dict[str, Any] = field(default_factory=dict)  # of its trials
+    attributes: TrialAttributes = field(default_factory=TrialAttributes)  # of its trials
 
 
 def search_places(sweep: Sweep) -> dict[int, Place]:
     """place -> what the search does there: the known recipes first, then what the sampler proposes, or the grid."""
-    places = [Place(values, {KNOWN: name}) for name, values in sweep.known.items()]
+    places = [Place(values, TrialAttributes(known=name)) for name, values in sweep.known.items()]
     if sweep.sampler["name"] == "grid":
         places += [Place(values) for values in grid(sweep.settings, sweep.sampler.get("seed", 0))]
     else:
@@ -59,16 +49,15 @@ def search_places(sweep: Sweep) -> dict[int, Place]:
 
 def grid(settings: list[Setting], seed: int) -> list[dict[str, Any]]:
     """All combinations in a random order, conditions heeded; InputError for a range without step."""
-    axes = []
+    axes: list[list[Any]] = []
     for setting in settings:
         span = setting.distribution
-        if not isinstance(span, CategoricalDistribution) and (span.step is None or span.log):
+        if isinstance(span, CategoricalDistribution):
+            axes.append(list(span.choices))
+        elif span.step is None or span.log:
             raise InputError(f"sweep.space.{setting.name}: a grid needs choices, or a step")
-        axes.append(
-            list(span.choices)
-            if isinstance(span, CategoricalDistribution)
-            else [span.low + i * span.step for i in range(round((span.high - span.low) / span.step) + 1)]
-        )
+        else:
+            axes.append([span.low + i * span.step for i in range(round((span.high - span.low) / span.step) + 1)])
     found: list[dict[str, Any]] = []
     for values in itertools.product(*axes):
         chosen: dict[str, Any] = {}
@@ -90,7 +79,7 @@ def trust_places(sweep: Sweep, study: optuna.Study) -> dict[int, Place]:
     for number in numbers:
         for i, rung in enumerate(sweep.rungs[1:], start=1):
             trial = by_number[number]
-            about = {TRIAL: number, RUNG: rung, KNOWN: trial.user_attrs.get(KNOWN, "")}
+            about = TrialAttributes(trial=number, rung=rung, known=attributes_of(trial).known)
             places[number * len(sweep.rungs) + i] = Place(trial.params, about)
     return places
 
@@ -103,16 +92,17 @@ def fill(study: optuna.Study, places: dict[int, Place], failed_too: bool = False
     held = holders(study)
     deaths: dict[int, int] = {}
     for trial in trials_of(study):
-        if trial.state == TrialState.FAIL and STOPPED not in trial.user_attrs:
-            deaths[trial.user_attrs.get(PLACE)] = deaths.get(trial.user_attrs.get(PLACE), 0) + 1
+        about = attributes_of(trial)
+        if trial.state == TrialState.FAIL and not about.stopped and about.place is not None:
+            deaths[about.place] = deaths.get(about.place, 0) + 1
     for number, place in places.items():
         last, values = held.get(number), place.values
         if last is not None:
-            given_up = REASON in last.user_attrs or deaths.get(number, 0) >= MAX_DEATHS
+            given_up = attributes_of(last).reason is not None or deaths.get(number, 0) >= MAX_DEATHS
             if last.state != TrialState.FAIL or (given_up and not failed_too):
                 continue
             values = last.params or values
-        attributes = {PLACE: number, **place.attributes}
+        attributes = replace(place.attributes, place=number).to_dict()
         if values is None:
             study.add_trial(create_trial(state=TrialState.WAITING, user_attrs=attributes))
         else:
@@ -126,12 +116,12 @@ def bury(study: optuna.Study, folder: Path, everywhere: bool) -> None:
     on machines that share the file system. The claim lock must be held: it covers a trial from its start to its lock.
     """
     for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-        place = trial.user_attrs.get(PLACE)
-        here = everywhere or trial.user_attrs.get(MACHINE) == platform.node()
-        if place is None or not here:
+        about = attributes_of(trial)
+        here = everywhere or about.machine == platform.node()
+        if about.place is None or not here:
             continue
         try:
-            with FileLock(place_lock(folder, place), timeout=0):
+            with FileLock(place_lock(folder, about.place), timeout=0):
                 study.tell(trial.number, state=TrialState.FAIL, skip_if_finished=True)  # it may end meanwhile
         except (Timeout, UpdateFinishedTrialError):
             continue

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any
 
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 from optuna.trial import Trial
 
 from detr.config import RunConfig
@@ -23,12 +23,15 @@ RESERVED = ("number", "place", "state", "reason", "known", "evaluations", "steps
             "ended", "run_id")  # fmt: skip  # columns of the frame of trials
 
 
+Distribution = FloatDistribution | IntDistribution | CategoricalDistribution
+
+
 @dataclass(frozen=True)
 class Setting:
     """One thing that is searched."""
 
     name: str
-    distribution: BaseDistribution
+    distribution: Distribution
     levels: dict[str, list[str]]  # of a recipe: choice -> overrides; empty for a single setting
     when: dict[str, list[Any]]  # earlier setting -> its choices for which this one is searched
 
@@ -45,8 +48,9 @@ class Setting:
         range_ = self.distribution
         if isinstance(range_, CategoricalDistribution):
             return trial.suggest_categorical(self.name, range_.choices)
-        ask = trial.suggest_float if isinstance(range_, FloatDistribution) else trial.suggest_int
-        return ask(self.name, range_.low, range_.high, step=range_.step, log=range_.log)
+        if isinstance(range_, IntDistribution):
+            return trial.suggest_int(self.name, range_.low, range_.high, step=range_.step, log=range_.log)
+        return trial.suggest_float(self.name, range_.low, range_.high, step=range_.step, log=range_.log)
 
     @property
     def words(self) -> str:
@@ -155,7 +159,7 @@ def _check_names(where: str, name: str, levels: dict[str, Any]) -> None:
             raise InputError(f"{where}: a seed is no setting to choose; seeds=[0,1] runs every trial with both")
 
 
-def _distribution(where: str, given: dict[str, Any]) -> BaseDistribution:
+def _distribution(where: str, given: dict[str, Any]) -> Distribution:
     form = next(form for form in FORMS if form in given)
     value = given[form]
     if form == "choices":

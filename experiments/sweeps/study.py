@@ -11,6 +11,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.pruners import BasePruner
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
+from optuna.study import StudyDirection
 
 from detr.errors import InputError
 from experiments.definition.arms import digest, identity
@@ -76,7 +77,7 @@ def open_study(name: str, sweep: Sweep, storage: BaseStorage, pruner: BasePruner
     return optuna.create_study(
         storage=storage,
         study_name=name,
-        directions=list(sweep.objectives.values()),
+        directions=[StudyDirection[way.upper()] for way in sweep.objectives.values()],
         sampler=SeededByPlace(sweep.sampler),
         pruner=pruner,
         load_if_exists=True,

@@ -33,15 +33,14 @@ from experiments.definition.ablation_file import check_named
 from experiments.definition.arms import read_plan_only, read_seeds, read_workers
 from experiments.definition.compose import compose, override_key
 from experiments.results.trust import MIN_CONFIGURATIONS
+from experiments.schema.metrics import PRECISION, Metric
 from experiments.sweeps.space import LENGTH, Setting, known_key, read_known, read_space
 
 KEYS = ("name", "question", "space", "known", "objective", "sampler", "pruner", "trials", "time_limit_minutes", "rungs",
         "trust", "heartbeat_seconds")  # fmt: skip
-METRICS = {
-    **{f"val/{name}": "maximize" for name in ("AP", "AP50", "AP75", "APS", "APM", "APL")},
-    **{f"val/{name}": "minimize" for name in ("loss", "loss_ce", "loss_bbox", "loss_giou", "class_error")},
-    "seconds": "minimize",  # of training
-}
+METRICS = (*(f"val/{name}" for name in PRECISION), "val/loss", "val/loss_ce", "val/loss_bbox", "val/loss_giou",
+           "val/class_error", "seconds")  # fmt: skip
+WAYS = {"higher": "maximize", "lower": "minimize"}
 
 
 @dataclass(frozen=True)
@@ -173,7 +172,7 @@ def _read_objectives(value: Any) -> dict[str, str]:
         known_key(f"sweep.objective={metric!r}", metric, list(METRICS))
     if not metrics or len(set(metrics)) < len(metrics):
         raise InputError(f"sweep.objective={value!r}: give a metric, or a list of different ones")
-    return {metric: METRICS[metric] for metric in metrics}
+    return {metric: WAYS[Metric.from_spec(metric).better] for metric in metrics}
 
 
 def _read_rungs(value: Any) -> list[str]:

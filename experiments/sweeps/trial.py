@@ -28,28 +28,15 @@ from detr.step import NonFiniteLoss
 from detr.train import Record
 from experiments.definition.arms import Run, data_fingerprint
 from experiments.folders.lease import Held
-from experiments.results.reading.sweep_trials import (
-    METRICS,
-    NUM_STEPS,
-    PLACE,
-    REASON,
-    RUN_ID,
-    RUNG,
-    SECONDS,
-    STEPS,
-    STOPPED,
-    SURPLUS,
-    TRIAL,
-    TRUST_SUFFIX,
-    holders,
-)
+from experiments.results.reading.sweep_trials import TRUST_SUFFIX, attributes_of, holders
 from experiments.runs.ranks import become, lead
 from experiments.runs.run_directory import RunDirectory
 from experiments.runs.stop import Stop
 from experiments.runs.worker import execute, until_stopped
 from experiments.schema.store import Store, load_store
+from experiments.schema.trial_attributes import TrialAttributes
 from experiments.sweeps.sampling import build_pruner
-from experiments.sweeps.slots import MACHINE, Place, bury, fill, place_lock, search_places, states, trust_places
+from experiments.sweeps.slots import Place, bury, fill, place_lock, search_places, states, trust_places
 from experiments.sweeps.space import config_of, overrides_of, suggest
 from experiments.sweeps.study import open_storage, open_study, quieten_optuna, storage_address
 from experiments.sweeps.sweep_file import Sweep, read_sweep
@@ -127,17 +114,17 @@ def run_trial(
     trial: Trial, phase: Phase, store: Store, stop: Stop, claim: FileLock, locks: ExitStack
 ) -> float | list[float]:
     """Optuna's objective: lock the place, choose the values, give the claim back, train every seed."""
-    place = trial.user_attrs.get(PLACE)
+    place = attributes_of(trial).place
     if place is None or holders(phase.study)[place].number != trial.number:
-        trial.set_user_attr(SURPLUS, True)  # another machine was faster
+        TrialAttributes(surplus=True).write(trial)  # another machine was faster
         raise Ended
     try:
         locks.enter_context(FileLock(place_lock(phase.directory, place), timeout=1))
     except Timeout:
-        trial.set_user_attr(REASON, "a process that was taken for dead still works at its place")
+        TrialAttributes(reason="a process that was taken for dead still works at its place").write(trial)
         raise Ended from None
     chosen = suggest(trial, phase.sweep.settings)
-    trial.set_user_attr(MACHINE, platform.node())
+    TrialAttributes(machine=platform.node()).write(trial)
     claim.release()
     return train_seeds(trial, phase, chosen, store, stop)
 
@@ -159,7 +146,7 @@ def train_seeds(trial: Trial, phase: Phase, chosen: dict[str, Any], store: Store
             try:
                 state = execute(directory, store, follow, keep_weights=False)
             except Held as error:
-                trial.set_user_attr(REASON, str(error))
+                TrialAttributes(reason=str(error)).write(trial)
                 raise Ended from None
         elif judged:
             report(trial, directory, sweep.metric)
@@ -167,7 +154,8 @@ def train_seeds(trial: Trial, phase: Phase, chosen: dict[str, Any], store: Store
         note(trial, measured, directory, len(seeds))
         settle(trial, state, directory)
         if missing := [metric for metric in sweep.objectives if metric not in measured[-1]]:
-            trial.set_user_attr(REASON, f"no evaluation gave {missing[0]}: the validation set has nothing of that kind")
+            lacking = f"no evaluation gave {missing[0]}: the validation set has nothing of that kind"
+            TrialAttributes(reason=lacking).write(trial)
             raise Ended
         if between_seeds:
             trial.report(measured[-1][sweep.metric], i)
@@ -179,13 +167,13 @@ def train_seeds(trial: Trial, phase: Phase, chosen: dict[str, Any], store: Store
 
 def run_directory(trial: Trial, phase: Phase, chosen: dict[str, Any], seed: int) -> RunDirectory:
     """The run of one seed, in the place's folder; one that is there is taken up."""
-    sweep, attributes = phase.sweep, trial.user_attrs
-    rung = attributes.get(RUNG, sweep.rungs[0])
-    name = f"trial {attributes[PLACE]}" if phase.name == SEARCH else f"trial {attributes[TRIAL]} again, {rung}"
+    sweep, about = phase.sweep, attributes_of(trial)
+    rung = about.rung or sweep.rungs[0]
+    name = f"trial {about.place}" if phase.name == SEARCH else f"trial {about.trial} again, {rung}"
     try:
         config = config_of(sweep.overrides, sweep.settings, chosen, rung, seed)
     except InputError as error:  # each value is fine, and the combination is not
-        trial.set_user_attr(REASON, str(error))
+        TrialAttributes(reason=str(error)).write(trial)
         raise optuna.TrialPruned from None
     recipes = {s.name: str(chosen[s.name]) for s in sweep.settings if s.levels and s.name in chosen}
     run = Run(
@@ -194,7 +182,7 @@ def run_directory(trial: Trial, phase: Phase, chosen: dict[str, Any], seed: int)
         levels=recipes,
         config=config,
         fingerprint=data_fingerprint(config),
-        directory=phase.directory / f"{attributes[PLACE]:03d}" / f"seed-{seed}",
+        directory=phase.directory / f"{about.place:03d}" / f"seed-{seed}",
     )
     directory = RunDirectory.create(run, phase.folder)
     (directory.path / "overrides.json").write_text(json.dumps(overrides_of(sweep.settings, chosen)))
@@ -216,7 +204,7 @@ def judge(records: Iterator[Record], trial: Trial, phase: Phase, directory: RunD
 
 def report(trial: Trial, directory: RunDirectory, metric: str) -> None:
     """Tell Optuna the evaluations that it has not heard of, those from before an interruption too: 1, 2, ..."""
-    values = {r["step"]: r["metrics"][metric] for r in directory.records.read() if metric in r["metrics"]}
+    values = {line.step: line.metrics[metric] for line in directory.records.read() if metric in line.metrics}
     known = trial.study.get_trials(deepcopy=False)[trial.number].intermediate_values
     for evaluation, step in enumerate(sorted(values), start=1):
         if evaluation not in known:
@@ -224,26 +212,27 @@ def report(trial: Trial, directory: RunDirectory, metric: str) -> None:
 
 
 def summary(directory: RunDirectory) -> dict[str, float]:
-    """What a run came to: the metrics of its last evaluation, seconds, steps done and planned."""
+    """Outcome of a run: the metrics of its last evaluation, seconds, steps done and planned."""
     records = directory.records.read()
     found: dict[str, float] = {}
     for record in records:
-        found |= {key: value for key, value in record["metrics"].items() if key.startswith("val/")}
+        found |= {key: value for key, value in record.metrics.items() if key.startswith("val/")}
     if records:
         last = records[-1]
-        found |= {SECONDS: last["seconds"], STEPS: last["step"], NUM_STEPS: last["num_steps"]}
+        found |= {"seconds": last.seconds or 0.0, "steps": last.step, "num_steps": last.num_steps or 0}
     return found
 
 
 def note(trial: Trial, measured: list[dict[str, float]], directory: RunDirectory, num_seeds: int) -> None:
     """Write to the trial what is known of it so far."""
     shared = [key for key in measured[0] if key.startswith("val/") and all(key in one for one in measured)]
-    trial.set_user_attr(METRICS, {key: float(np.mean([one[key] for one in measured])) for key in shared})
-    for key in (STEPS, SECONDS):
-        trial.set_user_attr(key, sum(one.get(key, 0) for one in measured))
-    trial.set_user_attr(NUM_STEPS, num_seeds * measured[0].get(NUM_STEPS, 0))
-    if RUN_ID not in trial.user_attrs and (run_id := noted(directory.path)["run_id"]):
-        trial.set_user_attr(RUN_ID, run_id)
+    TrialAttributes(
+        metrics={key: float(np.mean([one[key] for one in measured])) for key in shared},
+        steps=sum(int(one.get("steps", 0)) for one in measured),
+        seconds=sum(one.get("seconds", 0) for one in measured),
+        num_steps=num_seeds * int(measured[0].get("num_steps", 0)),
+        mlflow_run_id=attributes_of(trial).mlflow_run_id or noted(directory.path)["run_id"],
+    ).write(trial)
 
 
 def settle(trial: Trial, state: str, directory: RunDirectory) -> None:
@@ -251,11 +240,11 @@ def settle(trial: Trial, state: str, directory: RunDirectory) -> None:
     if state == "pruned":
         raise optuna.TrialPruned
     if state == "stopped":
-        trial.set_user_attr(STOPPED, True)
+        TrialAttributes(stopped=True).write(trial)
         raise Ended
     if state == "failed":
         error = directory.status["error"]
-        trial.set_user_attr(REASON, error)
+        TrialAttributes(reason=error).write(trial)
         if error.startswith(NonFiniteLoss.__name__):  # the sampler is to learn from it, and the search to go on
             raise optuna.TrialPruned
         raise Ended

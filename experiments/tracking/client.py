@@ -16,8 +16,20 @@ from mlflow.exceptions import MlflowException
 from mlflow.protos.databricks_pb2 import INVALID_PARAMETER_VALUE, RESOURCE_DOES_NOT_EXIST, ErrorCode
 from mlflow.utils.mlflow_tags import MLFLOW_GIT_COMMIT, MLFLOW_PARENT_RUN_ID, MLFLOW_RUN_NAME, MLFLOW_RUN_NOTE
 
-from experiments.schema.names import EPOCH, ERROR, NUM_STEPS, RUN_DIRECTORY, SAMPLES, SECONDS, STATE, STEP
-from experiments.schema.store import ROOT, Store, initialise
+from experiments.schema.names import (
+    EPOCH,
+    ERROR,
+    NUM_STEPS,
+    RUN_DIRECTORY,
+    SAMPLES,
+    SECONDS,
+    STATE,
+    STEP,
+    stored_metric,
+)
+from experiments.schema.record import RecordLine
+from experiments.schema.store import ROOT, Store
+from experiments.tracking.database import initialise
 
 NOTE = MLFLOW_RUN_NOTE  # tag: the description that MLflow's UI shows
 VARIABLES = {
@@ -132,28 +144,24 @@ class Tracker:
         self.client.log_artifact(run_id, str(path), folder)
 
 
-def points(line: dict[str, Any]) -> Iterator[Metric]:
+def points(line: RecordLine) -> Iterator[Metric]:
     """Metrics of a journal's line, with its time: sent again they are the same to MLflow, and not doubled.
 
     Of the steps of training, SENT_STEPS at equal distances up to the last one are sent, the first one, and those with
     diagnostics: a point costs MLflow 0.1 ms, and no curve shows more. The journal has all.
     """
-    step, values = line["step"], line["metrics"]
+    step, values = line.step, line.metrics
     training = [key.startswith("train/") for key in values]
     if any(training):  # an evaluation shares its step with a training record
-        before, now = (n * SENT_STEPS // max(line["num_steps"], SENT_STEPS) for n in (step - 1, step))
+        assert line.num_steps is not None  # every line of training has it
+        before, now = (n * SENT_STEPS // max(line.num_steps, SENT_STEPS) for n in (step - 1, step))
         if all(training) and before == now and step != 1:
             return
-        values = values | {STEP: step} | {key: float(line[name]) for key, name in PROGRESS.items()}
+        values = {**values, STEP: step} | {key: float(getattr(line, name)) for key, name in PROGRESS.items()}
         if step == 1:
-            values[NUM_STEPS] = line["num_steps"]
+            values[NUM_STEPS] = float(line.num_steps)
     for key, value in values.items():
-        yield Metric(metric_name(key), value, int(line["time"] * 1000), step)
-
-
-def metric_name(key: str) -> str:
-    """Replace characters that MLflow refuses in a name by _; a class of a data set may be called anything."""
-    return "".join(c if (c.isalnum() and c.isascii()) or c in "_-./: " else "_" for c in key)
+        yield Metric(stored_metric(key), value, int(line.time * 1000), step)
 
 
 def environment_tags() -> dict[str, str]:

@@ -12,7 +12,7 @@ from filelock import FileLock, Timeout
 from mlflow.entities import Metric
 
 from detr.errors import InputError
-from experiments.folders.files import UPLOADED, Folder, Journal, place, read_json, write_json
+from experiments.folders.files import UPLOADED, Folder, Journal, read_json, write_json
 from experiments.schema import names
 from experiments.schema.names import TRACKED
 from experiments.tracking import client
@@ -95,9 +95,9 @@ class Upload:
         batch: list[Metric] = []
         end = offset
         for line, end in journal.lines(offset):
-            if place(line) > last:
+            if line.place > last:
                 batch += client.points(line)
-                last = place(line)
+                last = line.place
             if len(batch) > 0.9 * BATCH:
                 self._send_metrics(run_id, batch, {name: [end, *last]})
                 batch = []

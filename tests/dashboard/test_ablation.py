@@ -7,7 +7,7 @@ import pytest
 from dashboard.views.ablation import PARTS
 from experiments.results.evidence import gather
 from experiments.results.reading.ablations import load_ablation
-from experiments.results.report.tables import REFERENCES
+from experiments.results.report.tables import references
 
 ARM, BASELINE = "recipe=abbreviated,clip=1.0", "recipe=official,clip=0.1"
 
@@ -35,7 +35,7 @@ def plain(test) -> str:
 
 def test_the_table_holds_every_arm_with_n_and_the_published_rows_apart(stored, parent, test_page):
     table, done = frame(test_page, "arm", "AP50"), load_ablation(stored.store, parent).finished
-    assert len(table) == 4 + len(REFERENCES)
+    assert len(table) == 4 + len(references())
     row = table.set_index("arm").loc[BASELINE]
     values = 100 * done.loc[done["arm"] == BASELINE, "val/AP"]
     assert row["AP"] == f"{values.mean():.1f} ± {values.std():.1f}" and row["seeds"] == "2/2"
@@ -111,3 +111,15 @@ def test_only_the_open_part_is_drawn(page, parent, part):
     test = page("ablation", parent, {"part": part})
     drawn = {one.label for one in test.tabs if len(one.children)}
     assert drawn == {part}
+
+
+@pytest.mark.parametrize(("metric", "label"), [("val/AP50", "AP50"), ("val/loss", "val loss"), ("seconds", "seconds")])
+def test_the_page_is_of_the_metric(stored, page, metric, label):
+    made = stored.ablation(1, metric=metric)
+    for part in PARTS:
+        test = page("ablation", made, {"part": part})
+        assert test.subheader[0].value == f"{label} by arm" and f"judged by {label}" in plain(test)
+    overview = frame(test, "arm", "interval over seeds")
+    assert list(overview)[2] == label and overview["difference (seeds)"][1].endswith("(1)")
+    assert re.search(rf"difference \S+ {label}, 1 seed", plain(test))
+    assert label in frame(test, "state", "time left")

@@ -52,8 +52,8 @@ def crafted(tmp_path_factory) -> tuple[Builder, str, Path]:
         "../secret.png", "link.png", str(folder / "secret.png"))  # fmt: skip
     arms = {SCRIPT: {"recipe": "official", "clip": "0.1"}, "../../up": {"recipe": "official", "clip": "1.0"},
             "'; DROP TABLE runs; --": {"recipe": "abbreviated", "clip": "0.1"}}  # fmt: skip
-    texts = {"name": SCRIPT, "question": f"{SCRIPT} <img src=x onerror='alert(2)'>", "baseline": SCRIPT}
-    parent = builder.ablation(1, arms=arms, settings={arm: {"x": 1} for arm in arms}, primary=None, **texts)
+    about = {"name": SCRIPT, "question": f"{SCRIPT} <img src=x onerror='alert(2)'>", "baseline": SCRIPT}
+    parent = builder.ablation(1, arms=arms, settings={arm: {"x": 1} for arm in arms}, primary=None, **about)
     runs = builder.client.search_runs([builder.experiment], f"tags.`mlflow.parentRunId` = '{parent}'")
     for run, name in zip(runs, (names.PREDICTIONS, names.RECORDS, "attention.safetensors"), strict=True):
         path = folder / "artifacts" / run.info.run_id / "artifacts" / name

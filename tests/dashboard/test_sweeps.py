@@ -30,10 +30,10 @@ SPEC = {
 def add_trials(study, values, attributes):
     for i, value in enumerate(values):
         given = {
-            sweep_trials.PLACE: i,
-            sweep_trials.METRICS: {"val/AP": value},
-            sweep_trials.STEPS: 10,
-            sweep_trials.NUM_STEPS: 10,
+            "place": i,
+            "metrics": {"val/AP": value},
+            "steps": 10,
+            "num_steps": 10,
         }
         study.add_trial(
             optuna.trial.create_trial(
@@ -61,7 +61,7 @@ def sweep(stored):
             longer = optuna.create_study(
                 study_name=name + sweep_trials.TRUST_SUFFIX, storage=storage, direction="maximize"
             )
-            places = [{sweep_trials.TRIAL: i, sweep_trials.RUNG: "30 steps"} for i in range(again)]
+            places = [{"trial": i, "rung": "30 steps"} for i in range(again)]
             add_trials(longer, [v + 0.1 for v in values[:again]], places)
         tags = {names.SWEEP: name, names.STUDY: name, names.STORAGE: said or str(journal), names.STATE: state}
         experiment = stored.client.get_experiment_by_name(stored.store.sweeps)

@@ -22,8 +22,9 @@ from experiments.definition.arms import Run
 from experiments.folders.files import Folder
 from experiments.runs.run_directory import RunDirectory
 from experiments.schema import names
-from experiments.schema.store import initialise, load_store
+from experiments.schema.store import load_store
 from experiments.tracking.client import configure_mlflow
+from experiments.tracking.database import initialise
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = RunConfig(

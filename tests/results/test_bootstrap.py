@@ -14,6 +14,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from experiments.results import bootstrap, effects
+from experiments.schema.metrics import PRECISION
 
 AREA_LIMITS = (40**2, 90**2)
 
@@ -79,12 +80,12 @@ def test_weights_of_one_are_cocoeval(seed, ties):
     annotations, detections = scenes(np.random.default_rng(seed), ties=ties)
     if not detections:
         return  # loadRes itself cannot read an empty list
-    ours = [bootstrap.ap(annotations, detections, metric=m, area_limits=AREA_LIMITS) for m in bootstrap.METRICS]
+    ours = [bootstrap.ap(annotations, detections, metric=m, area_limits=AREA_LIMITS) for m in PRECISION]
     assert ours == pytest.approx(cocoeval(annotations, detections)[0], abs=1e-6, nan_ok=True)
 
 
 @settings(max_examples=25, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.sampled_from(bootstrap.METRICS))
+@given(st.integers(0, 2**32 - 1), st.sampled_from(PRECISION))
 def test_weights_are_multiplicities(seed, metric):
     rng = np.random.default_rng(seed)
     annotations, detections = scenes(rng, ties=False)  # copies of an image do tie, with themselves
@@ -93,7 +94,7 @@ def test_weights_are_multiplicities(seed, metric):
     for count, ours in zip(counts, bootstrap.weighted_ap(table, counts), strict=True):
         truth, found = resampled(annotations, detections, count)
         if found:
-            want = cocoeval(truth, found)[0][bootstrap.METRICS.index(metric)]
+            want = cocoeval(truth, found)[0][PRECISION.index(metric)]
             assert ours == pytest.approx(want, abs=1e-6, nan_ok=True)
 
 
@@ -104,6 +105,20 @@ def test_classes_are_cocoeval_and_one_without_truth_is_undefined():
     precision = cocoeval(annotations, detections)[1][:, :, :, 0, -1]
     assert by_class[:4] == pytest.approx(precision[:, :, :4].mean(axis=(0, 1)), abs=1e-6)
     assert table.classes[4] == "class 4" and np.isnan(by_class[4])
+
+
+def test_the_ap_of_one_class_is_that_of_its_column():
+    annotations, detections = scenes(np.random.default_rng(0), num_images=30)
+    weights = bootstrap.image_weights(np.random.default_rng(1), 30, 5)
+    every = bootstrap.class_ap(bootstrap.match(annotations, detections), weights)
+    table = bootstrap.match(annotations, detections, metric="AP/class 2")
+    assert table.classes == ("class 2",)
+    assert (bootstrap.weighted_ap(table, weights) == every[:, 2]).all()
+    frame = bootstrap.bootstrap_ap(annotations, {"a": detections}, 5, seed=0, metric="AP/class 2")
+    assert (frame["a"] == bootstrap.bootstrap_ap(annotations, {"a": [table]}, 5, seed=0)["a"]).all()
+    for wrong in ("AP/nobody", "AP50/class 2", "AR100"):
+        with pytest.raises(ValueError, match=f"metric='{wrong}': choose one of AP, .* and one of class 0, class 1"):
+            bootstrap.match(annotations, detections, metric=wrong)
 
 
 def one_object_each(rng, num_images):
@@ -213,7 +228,7 @@ def test_missing_fields_and_ids_from_zero_are_filled_in():
     boxes = annotations["annotations"]
     full = [{**one, "iscrowd": 0, "area": one["bbox"][2] * one["bbox"][3]} for one in boxes]
     bare = [{"id": n, **{k: one[k] for k in ("image_id", "category_id", "bbox")}} for n, one in enumerate(boxes)]
-    for metric in bootstrap.METRICS:
+    for metric in PRECISION:
         filled, want = (
             bootstrap.ap({**annotations, "annotations": a}, detections, metric=metric) for a in (bare, full)
         )

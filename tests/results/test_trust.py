@@ -22,13 +22,13 @@ def study(values, pruned=None, known=None, attributes=None):
     for i, value in enumerate(values):
         ends = pruned.get(i, 5)
         given = {
-            sweep_trials.PLACE: i,
-            sweep_trials.METRICS: {"val/AP": value},
-            sweep_trials.STEPS: 2 * ends,
-            sweep_trials.NUM_STEPS: 10,
+            "place": i,
+            "metrics": {"val/AP": value},
+            "steps": 2 * ends,
+            "num_steps": 10,
         }
         if i in known:
-            given[sweep_trials.KNOWN] = known[i]
+            given["known"] = known[i]
         made.add_trial(
             optuna.trial.create_trial(
                 state=TrialState.PRUNED if i in pruned else TrialState.COMPLETE,
@@ -44,7 +44,7 @@ def study(values, pruned=None, known=None, attributes=None):
 
 def results(short, again):
     """`again`: number of the sweep's trial -> value at the longer rung."""
-    attributes = [{sweep_trials.TRIAL: number, sweep_trials.RUNG: LONG} for number in again]
+    attributes = [{"trial": number, "rung": LONG} for number in again]
     longer = study(list(again.values()), attributes=attributes) if again else None
     spec = {"objectives": {"val/AP": "maximize"}, "rungs": [SHORT, LONG]}
     return sweep_trials.SweepResults("parent", spec, short, longer)
@@ -107,14 +107,14 @@ def test_a_place_counts_once_and_belongs_to_the_earliest_that_has_not_failed():
 
     def add(place, state, **attributes):
         value = 0.5 if state == TrialState.COMPLETE else None
-        given = {sweep_trials.PLACE: place, sweep_trials.STEPS: 4, sweep_trials.NUM_STEPS: 10} | attributes
+        given = {"place": place, "steps": 4, "num_steps": 10} | attributes
         made.add_trial(optuna.trial.create_trial(state=state, value=value, user_attrs=given))
 
     add(0, TrialState.FAIL)  # died
     add(1, TrialState.COMPLETE)
     add(0, TrialState.COMPLETE)  # took its place
-    add(1, TrialState.FAIL, **{sweep_trials.SURPLUS: True})
-    add(2, TrialState.FAIL, **{sweep_trials.REASON: "InputError"})
+    add(1, TrialState.FAIL, **{"surplus": True})
+    add(2, TrialState.FAIL, **{"reason": "InputError"})
     table = frame(made)
     assert dict(zip(table["number"], table["state"], strict=True)) == {
         0: "retried",
@@ -126,7 +126,7 @@ def test_a_place_counts_once_and_belongs_to_the_earliest_that_has_not_failed():
 
 
 def test_steps_saved_counts_what_the_pruner_cut_and_not_what_diverged():
-    attributes = [{}, {}, {}, {sweep_trials.REASON: "diverged"}]
+    attributes = [{}, {}, {}, {"reason": "diverged"}]
     table = frame(study([0.1, 0.2, 0.3, 0.4], pruned={1: 2, 3: 1}, attributes=attributes))
     assert sweep_trials.steps_saved(table) == pytest.approx(6 / 32)  # of 3 x 10 + 2 planned steps, 6 were left out
 

@@ -12,8 +12,8 @@ def untimed(directory: RunDirectory) -> list[str]:
     """The lines of the records without wall-clock values, as texts, in which NaN equals NaN."""
     return [
         json.dumps(
-            {"step": line["step"], "epoch": line["epoch"], "samples": line["samples"]}
-            | {key: value for key, value in line["metrics"].items() if key not in CLOCKS}
+            {"step": line.step, "epoch": line.epoch, "samples": line.samples}
+            | {key: value for key, value in line.metrics.items() if key not in CLOCKS}
         )
         for line in directory.records.read()
     ]

@@ -11,14 +11,16 @@ from PIL import Image
 
 from experiments.results.bootstrap import ap
 from experiments.schema import names
-from experiments.schema.store import Store, initialise, load_store
+from experiments.schema.store import Store, load_store
 from experiments.tracking import client
+from experiments.tracking.database import initialise
 
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ("<script>alert(1)</script>", "a & b_c | 50 %", "naïve")
 LEVELS = {"recipe": ["official", "abbreviated"], "clip": ["0.1", "1.0"]}
 QUALITY = {"official": 3.0, "abbreviated": 1.0}  # pixels by which boxes are off
 PLACE = ("step", "num_steps", "epoch", "samples", "seconds")
+AREA_LIMITS = (100.0, 300.0)
 NUM_IMAGES, WIDTH, HEIGHT, STEPS = 8, 64, 48, 20
 
 
@@ -59,6 +61,7 @@ def records(arm: dict, seed: int, final: float) -> list[dict]:
     lines = []
     for step in range(1, STEPS + 1):
         place = {"step": step, "num_steps": STEPS, "epoch": step / 2, "samples": 4 * step, "seconds": 0.5 * step}
+        place["time"] = float(step)
         metrics = {
             "train/loss": 20 * math.exp(-step / 8) + 1 + 0.1 * seed,
             "train/grad_norm": 30.0 - step,
@@ -84,7 +87,7 @@ def records(arm: dict, seed: int, final: float) -> list[dict]:
 
 
 def design(images: Path, seeds: list[int]) -> dict:
-    """What `Ablation.describe` stores."""
+    """The content of ablation.json, as an older version wrote it: without `metric`."""
     arms = {f"recipe={r},clip={c}": {"recipe": r, "clip": c} for r in LEVELS["recipe"] for c in LEVELS["clip"]}
     settings = {
         name: {"model.norm": "post" if arm["recipe"] == "official" else "pre",
@@ -148,17 +151,22 @@ class Builder:
     def child(self, parent: str, arm: str, levels: dict, seed: int, failed: bool, silent: bool) -> str:
         """One run of an arm; its id."""
         found = detections(self.content, QUALITY[levels["recipe"]], 2 * seed + (levels["clip"] == "1.0"))
-        scores = {name: ap(self.content, found, metric=name) for name in ("AP", "AP50", "AP75")}
+        kinds = ("AP", "AP50", "AP75", "APL", *(f"AP/{name}" for name in CLASSES))
+        scores = {name: ap(self.content, found, metric=name, area_limits=AREA_LIMITS) for name in kinds}
         lines = records(levels, seed, scores["AP"])
         tags = {
             "mlflow.parentRunId": parent, names.ARM: arm, names.SEED: str(seed), names.FINGERPRINT: "f",
             names.STATE: "failed" if failed else "finished",
             names.ERROR: "NonFiniteLoss: step 9: the loss is nan" if failed else "",
         }  # fmt: skip
-        params = {"schedule.full_epochs": 500.0, "evaluation.area_limits": "[100.0, 300.0]", "model.hidden_dim": 32}
+        params = {
+            "schedule.full_epochs": 500.0,
+            "evaluation.area_limits": str(list(AREA_LIMITS)),
+            "model.hidden_dim": 32,
+        }
         points = [(key, value, line["step"]) for line in lines for key, value in line["metrics"].items()]
         points += [(f"progress/{key}", line[key], line["step"]) for line in lines for key in PLACE]
-        points += [(f"val/{name}", value, STEPS) for name, value in scores.items() if name != "AP"]
+        points += [(names.stored_metric(f"val/{name}"), value, STEPS) for name, value in scores.items() if name != "AP"]
         files = {names.RECORDS: "".join(json.dumps(line) + "\n" for line in lines)}
         if not failed and not silent:
             files[names.PREDICTIONS] = json.dumps(found)

@@ -14,17 +14,17 @@ def disagreement(arms: Sequence[Matched], threshold: float) -> np.ndarray:
     missed = np.stack([one.missed(threshold) for one in arms])  # (arms, G)
     differs = missed.any(axis=0) & ~missed.all(axis=0)
     alarms = np.stack([counts_by_image(one, threshold)["false_alarms"] for one in arms])  # (arms, N)
-    return np.bincount(truth.image[differs], minlength=len(truth.image_ids)) + np.ptp(alarms, axis=0)
+    return np.asarray(np.bincount(truth.image[differs], minlength=len(truth.image_ids)) + np.ptp(alarms, axis=0))
 
 
 def misses(arms: Sequence[Matched], threshold: float) -> np.ndarray:
     """Missed objects, summed over the arms."""
-    return sum(counts_by_image(one, threshold)["misses"].to_numpy() for one in arms)
+    return np.asarray(np.stack([counts_by_image(one, threshold)["misses"] for one in arms]).sum(axis=0))
 
 
 def false_alarms(arms: Sequence[Matched], threshold: float) -> np.ndarray:
     """False alarms, summed over the arms."""
-    return sum(counts_by_image(one, threshold)["false_alarms"].to_numpy() for one in arms)
+    return np.asarray(np.stack([counts_by_image(one, threshold)["false_alarms"] for one in arms]).sum(axis=0))
 
 
 def weighted_errors(arms: Sequence[Matched]) -> np.ndarray:

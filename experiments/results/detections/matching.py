@@ -84,12 +84,12 @@ class Matched:
     @cached_property
     def hit(self) -> np.ndarray:
         """[D] bool: finds an object that counts."""
-        return (self.match >= 0) & ~self.ignored
+        return np.asarray((self.match >= 0) & ~self.ignored)
 
     @cached_property
     def false_alarm(self) -> np.ndarray:
         """[D] bool: finds nothing, or what a better detection has found."""
-        return (self.match < 0) & ~self.ignored
+        return np.asarray((self.match < 0) & ~self.ignored)
 
     @cached_property
     def found_at(self) -> np.ndarray:
@@ -212,7 +212,8 @@ def _overlaps(truth: GroundTruth, image: np.ndarray, box: np.ndarray) -> tuple[n
             overlap = mask.iou(box[order[d0:d1]], truth.box[g0:g1], crowd[g0:g1])  # (detections, objects)
             d, g = np.nonzero(overlap >= BACKGROUND)
             parts.append((order[d0 + d], g0 + g, overlap[d, g]))
-    return tuple(np.concatenate(column) for column in zip(*parts, strict=True))
+    detections, annotations, overlaps = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return detections, annotations, overlaps
 
 
 def _index(known: np.ndarray, wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -50,7 +50,7 @@ def at_threshold(summaries: Summaries, threshold: float) -> pd.DataFrame:
     rows = []
     for arm, runs in summaries.items():
         found = [counts(run.matched, threshold) for run in runs]
-        best = [run.curve.loc[run.curve["f1"].fillna(0).idxmax()] for run in runs]
+        best = [run.curve.iloc[int(run.curve["f1"].fillna(0).to_numpy().argmax())] for run in runs]
         values = {
             "AP50": [run.precision.mean() for run in runs],
             "precision": [one.precision for one in found],
@@ -81,9 +81,9 @@ def error_table(summaries: Summaries, threshold: float) -> pd.DataFrame:
 def pooled_reliability(runs: Sequence[RunSummary], threshold: float) -> pd.DataFrame:
     """`calibration.reliability` of all detections of the runs together."""
     frames = [reliability(run.matched, threshold) for run in runs]
-    number = sum(frame["detections"] for frame in frames)
+    number = pd.concat([frame["detections"] for frame in frames], axis=1).sum(axis=1)
     pooled = frames[0][["low", "high"]].assign(detections=number)
     for name in ("score", "precision"):
-        total = sum((frame[name] * frame["detections"]).fillna(0) for frame in frames)
+        total = pd.concat([frame[name] * frame["detections"] for frame in frames], axis=1).sum(axis=1)
         pooled[name] = total / number.where(number > 0)
     return pooled

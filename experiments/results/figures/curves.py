@@ -9,6 +9,8 @@ import pandas as pd
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from experiments.schema.metrics import PRECISION, in_points
+
 # Okabe and Ito's palette, which the colour-blind can tell apart, with grey for its black, which a dark page would hide
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C8C8C", "#F0E442")
 DASHES = ("solid", "dash", "dot", "dashdot")  # let coinciding lines be seen, and tell arms of one colour apart
@@ -29,7 +31,7 @@ LOSS_PARTS = {
 }
 RATES = {"train/lr": "learning rate", "train/lr_backbone": "learning rate of the backbone"}
 CLIPPING = {"train/clip_fraction": "share of clipped steps so far", "train/grad_norm": "gradient norm before clipping"}
-PRECISION = {f"val/{key}": f"{key} x 100" for key in ("AP", "AP50", "AP75", "APS", "APM", "APL")}
+AP_KINDS = {f"val/{key}": f"{key} x 100" for key in PRECISION}
 MATCHING = {
     "diagnostics/matching_instability": "queries an image that changed their object",
     "diagnostics/query_use": "share of queries matched at least once",
@@ -37,9 +39,8 @@ MATCHING = {
 }
 ENTROPY = "diagnostics/attention_entropy_"  # of a decoder layer, whose number follows
 SHARES = ("train/clip_fraction", "diagnostics/query_use", "diagnostics/duplicates")
-TIMES_100 = ("val/AP", "val/AR", "diagnostics/AP")  # how metrics begin that are stored in 0..1 and shown times 100
 
-Records = Mapping[tuple[str, int], pd.DataFrame]  # (arm, seed) -> frame of `runs.load_records`
+Records = Mapping[tuple[str, int], pd.DataFrame]  # (arm, seed) -> frame of `ablations.load_records`
 
 
 @dataclass(frozen=True)
@@ -128,7 +129,8 @@ def arm_traces(records: Records, arm: str, key: str, arms: Sequence[str], look: 
 
 def entropy_metrics(records: Records) -> dict[str, str]:
     """The attention entropies that were logged, with their titles, by layer."""
-    layers = {key.removeprefix(ENTROPY) for frame in records.values() for key in frame if key.startswith(ENTROPY)}
+    keys = {str(key) for frame in records.values() for key in frame}
+    layers = {key.removeprefix(ENTROPY) for key in keys if key.startswith(ENTROPY)}
     return {f"{ENTROPY}{layer}": f"decoder layer {layer}" for layer in sorted(layers, key=lambda x: (len(x), x))}
 
 
@@ -172,7 +174,7 @@ def _by_seed(records: Records, arm: str, key: str, over: str, smoothing: float =
     for (name, seed), frame in records.items():
         if name == arm and key in frame:
             with np.errstate(over="ignore"):  # what becomes infinite is left out as well
-                scaled = frame[key].to_numpy(float) * (100 if key.startswith(TIMES_100) else 1)
+                scaled = frame[key].to_numpy(float) * (100 if in_points(key) else 1)
             finite, steps = np.isfinite(scaled), pd.Index(frame["step"], name="step")
             values = pd.Series(scaled[finite], index=steps[finite])
             columns[seed] = values.ewm(alpha=1 - smoothing).mean() if smoothing else values

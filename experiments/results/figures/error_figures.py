@@ -165,7 +165,7 @@ def _bars(
 ) -> None:  # fmt: skip
     """One bar a name: the mean of the runs' values with whiskers from the lowest to the highest."""
     mean = [float(x.mean()) if len(x) else None for x in values]
-    whiskers: Mapping | None = None
+    whiskers: Mapping[str, object] | None = None
     if max(map(len, values)) > 1:
         high = [float(x.max() - x.mean()) if len(x) else 0 for x in values]
         low = [float(x.mean() - x.min()) if len(x) else 0 for x in values]

@@ -4,6 +4,7 @@ import copy
 import logging
 import warnings
 from functools import partial
+from typing import Any
 
 import optuna
 import plotly.graph_objects as go
@@ -13,7 +14,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from experiments.results.reading.sweep_trials import SweepResults
-from experiments.results.trust import is_ap
+from experiments.schema.metrics import in_points
 
 MATRIX_SETTINGS = 4  # the most important ones, in figures that have a panel for every pair of settings
 CAPTIONS = {
@@ -36,7 +37,7 @@ def figures(results: SweepResults) -> dict[str, go.Figure]:
     With several objectives, the figures of values are made for each, and named "history: val/AP" and so on.
     """
     study = display_copy(results)
-    names = [f"{metric.removeprefix('val/')} x 100" if is_ap(metric) else metric for metric in results.objectives]
+    names = [f"{metric.removeprefix('val/')} x 100" if in_points(metric) else metric for metric in results.objectives]
     finished = [trial for trial in study.trials if trial.state == TrialState.COMPLETE]
     made: dict[str, go.Figure] = {}
     with warnings.catch_warnings():
@@ -65,8 +66,8 @@ def figures(results: SweepResults) -> dict[str, go.Figure]:
 def display_copy(results: SweepResults) -> optuna.Study:
     """The study in memory, with every AP times 100."""
     logging.getLogger("optuna").setLevel(logging.WARNING)  # it tells of every study that it makes
-    scales = [100.0 if is_ap(metric) else 1.0 for metric in results.objectives]
-    shown = optuna.create_study(directions=list(results.objectives.values()))
+    scales = [100.0 if in_points(metric) else 1.0 for metric in results.objectives]
+    shown = optuna.create_study(directions=[StudyDirection[way.upper()] for way in results.objectives.values()])
     for trial in results.study.get_trials(deepcopy=False):
         scaled = copy.deepcopy(trial)
         if trial.values:
@@ -78,7 +79,8 @@ def display_copy(results: SweepResults) -> optuna.Study:
 
 def _of_values(study: optuna.Study, index: int | None, name: str, settings: list[str]) -> dict[str, go.Figure]:
     """Figures of one objective; `index` is None where it is the only one."""
-    given = {"target_name": name, "target": None if index is None else partial(_value, index=index)}
+    target = None if index is None else partial(_value, index=index)
+    given: dict[str, Any] = {"target_name": name, "target": target}
     made = {
         "history": visualization.plot_optimization_history(study, **given),
         "edf": visualization.plot_edf(study, **given),
@@ -87,8 +89,8 @@ def _of_values(study: optuna.Study, index: int | None, name: str, settings: list
         return made
     made["slice"] = visualization.plot_slice(study, params=settings, **given)
     made["parallel_coordinate"] = visualization.plot_parallel_coordinate(study, params=settings, **given)
-    low = given["target"]
-    if low and study.directions[index] == StudyDirection.MAXIMIZE:
+    low = target
+    if index is not None and study.directions[index] == StudyDirection.MAXIMIZE:
         low = partial(_value, index=index, sign=-1)
     importances = optuna.importance.get_param_importances(study, target=low)
     made["importances"] = visualization.plot_param_importances(study, target=low, target_name=name)
@@ -101,7 +103,7 @@ def _of_values(study: optuna.Study, index: int | None, name: str, settings: list
 
 def _varying(finished: list[FrozenTrial]) -> list[str]:
     """Settings with more than one value among the finished trials, by name."""
-    values: dict[str, set] = {}
+    values: dict[str, set[object]] = {}
     for trial in finished:
         for name, value in trial.params.items():
             values.setdefault(name, set()).add(value)
@@ -109,4 +111,4 @@ def _varying(finished: list[FrozenTrial]) -> list[str]:
 
 
 def _value(trial: FrozenTrial, index: int, sign: int = 1) -> float:
-    return sign * trial.values[index]
+    return float(sign * trial.values[index])

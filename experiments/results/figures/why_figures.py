@@ -48,12 +48,14 @@ def layer_ap(records: Records, arms: Sequence[str]) -> go.Figure | None:
     figure = go.Figure()
     for arm in arms:
         frames = [f for (name, _), f in records.items() if name == arm]
-        runs = [{int(key.removeprefix(AP_PREFIX)): f[key].dropna().iloc[-1] for key in f if key.startswith(AP_PREFIX)}
-                for f in frames]  # fmt: skip
+        runs = [
+            {int(key.removeprefix(AP_PREFIX)): f[key].dropna().iloc[-1] for key in f.filter(like=AP_PREFIX).columns}
+            for f in frames
+        ]
         table = 100 * pd.DataFrame([run for run in runs if run])
         if table.empty:
             continue
-        table = table[sorted(table)]
+        table = table.sort_index(axis=1)
         mean, low, high = table.mean(), table.min(), table.max()
         tone, name = colour(arm, arms), html.escape(arm)
         figure.add_scatter(

@@ -7,7 +7,7 @@ import pandas as pd
 
 from experiments.results.figures.curves import Records
 from experiments.results.reading.ablations import something_to_find
-from experiments.results.reading.reader import open_reader
+from experiments.results.reading.reader import require_reader
 from experiments.schema.store import Store
 
 
@@ -16,8 +16,7 @@ def load_history(store: Store, run_ids: Sequence[str], metric: str) -> pd.DataFr
 
     Infinite values are infinite and NaN is NaN; only the -1 of an AP with nothing to find is left out.
     """
-    reader = open_reader(store)
-    frame = reader.history(run_ids, metric)
+    frame = require_reader(store).history(run_ids, metric)
     keep = something_to_find(frame[["value"]].rename(columns={"value": metric}))[metric].notna() | frame["value"].isna()
     return frame[keep].reset_index(drop=True)
 
@@ -34,10 +33,10 @@ def as_records(histories: Mapping[str, pd.DataFrame], runs: pd.DataFrame) -> Rec
     ]
     if not columns:
         return {}
-    names = {run.run_id: (run.arm, int(run.seed)) for run in runs.itertuples()}
+    names = {run["run_id"]: (run["arm"], int(run["seed"])) for run in runs.to_dict("records")}
     together = pd.concat(columns, axis=1).sort_index().reset_index("step")
     by_run = together.groupby(level="run_id", observed=True)
-    return {names[run_id]: frame.reset_index(drop=True) for run_id, frame in by_run if run_id in names}
+    return {names[str(key)]: frame.reset_index(drop=True) for key, frame in by_run if str(key) in names}
 
 
 def not_finite(histories: Mapping[str, pd.DataFrame], runs: pd.DataFrame) -> pd.DataFrame:

@@ -38,9 +38,9 @@ def embed(folder: Path | None, file_name: str, size: tuple[int, int], max_side: 
 
 def _embed(path: Path, size: tuple[int, int], max_side: int) -> tuple[str, str]:
     with Image.open(path, formats=FORMATS) as opened:
-        kind, rotated = KINDS.get(opened.format), opened.getexif().get(ROTATED, 1) != 1
+        kind, rotated = KINDS.get(opened.format or ""), opened.getexif().get(ROTATED, 1) != 1
         fits = max(opened.size) <= max_side and path.stat().st_size <= MAX_BYTES
-        picture = opened
+        picture: Image.Image = opened
         if picture.size != tuple(size):
             picture = ImageOps.exif_transpose(opened)
         if picture.size != tuple(size):

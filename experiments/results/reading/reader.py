@@ -1,4 +1,4 @@
-"""How a store is read: with one read-only SQL query where it is a SQLite file, else through MLflow's client.
+"""Readers of a store: one read-only SQL query if it is a SQLite file, else MLflow's client.
 
 Both give the same (a test holds them against each other). The file is read directly because MLflow's own history API
 takes 25 times as long, its client takes seconds to start, and it would migrate or create what it only has to read.
@@ -7,13 +7,13 @@ takes 25 times as long, its client takes seconds to start, and it would migrate 
 import os
 import sqlite3
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import unquote, urlparse
 
 import numpy as np
@@ -23,6 +23,14 @@ from experiments.schema.store import Store, StoreError, reason, without_password
 
 LARGEST = 1.7976931348623157e308  # MLflow stores infinity as this
 POINT = np.dtype([("run", "i4"), ("step", "i8"), ("time", "i8"), ("value", "f8"), ("nan", "?")])
+COLUMNS = {  # table -> the columns that queries name
+    "experiments": "experiment_id name lifecycle_stage",
+    "runs": "run_uuid experiment_id status start_time end_time lifecycle_stage artifact_uri",
+    "tags": "run_uuid key value",
+    "params": "run_uuid key value",
+    "latest_metrics": "run_uuid key value is_nan",
+    "metrics": "run_uuid key value timestamp step is_nan",
+}
 THREADS = 8  # requests of a tracking server at once
 
 
@@ -41,7 +49,9 @@ class StoredRun:
 
 
 class Reader(Protocol):
-    """Read access to a store. Every method raises StoreError with a remedy where the store cannot be read."""
+    """Read access to a store. Every method raises StoreError with a remedy if the store cannot be read."""
+
+    note: str  # for the reader of results, if the store is not read in the usual way; else ""
 
     def runs(self, experiment: str | None = None, tags: Mapping[str, str | None] | None = None) -> list[StoredRun]:
         """Runs, newest first, of one experiment or of all that carry these tags (None: with any value)."""
@@ -59,17 +69,71 @@ class Reader(Protocol):
 
 
 def open_reader(store: Store) -> Reader | None:
-    """A reader of the store; None where its SQLite file was not made yet. A reader never creates it."""
+    """A reader of the store; None if its SQLite file was not made yet. A reader never creates it.
+
+    A file whose tables are not those that our queries name, as those of a later MLflow, is read through the client.
+    """
     if store.database is None:
         return ClientReader(store.tracking_uri)
-    return SqliteReader(store.database) if store.database.exists() else None
+    if not store.database.exists():
+        return None
+    reader = SqliteReader(store.database)
+    lacking = reader.lacking()
+    if not lacking:
+        return reader
+    check_revision(store.database, reader.revision())
+    note = (
+        f"{store.database.name} has no {lacking}, as MLflow's files had; it is read through its client, which is slow."
+    )
+    return ClientReader(store.tracking_uri, note)
+
+
+def require_reader(store: Store) -> Reader:
+    """A reader of the store; StoreError if its SQLite file was not made yet."""
+    reader = open_reader(store)
+    if reader is None:
+        raise StoreError(f"{store.database} is not there yet; the first run makes it")
+    return reader
+
+
+def check_revision(database: Path, revision: str) -> None:
+    """StoreError unless the installed MLflow made the file: its client would create or change tables of another one."""
+    import mlflow
+    from alembic.script import ScriptDirectory
+
+    head = ScriptDirectory(str(Path(mlflow.__file__).parent / "store/db_migrations")).get_current_head()
+    if revision != head:
+        raise StoreError(
+            f"{database} is of another MLflow (its tables have revision {revision or 'unknown'}, those of the "
+            f"installed MLflow {mlflow.__version__} have {head}); install the MLflow that wrote it, or run mlflow db "
+            "upgrade"
+        )
 
 
 class SqliteReader:
     """Reads MLflow's SQLite file."""
 
+    note = ""
+
     def __init__(self, database: Path) -> None:
         self.database = database
+
+    def lacking(self) -> str:
+        """The first column of COLUMNS that the file does not have, as table.column; "" if all are there."""
+        with self._open() as connection:
+            for table, columns in COLUMNS.items():
+                there = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+                if missing := [column for column in columns.split() if column not in there]:
+                    return f"{table}.{missing[0]}"
+        return ""
+
+    def revision(self) -> str:
+        """Revision of MLflow's tables; "" if the file is none of MLflow's."""
+        with self._open() as connection:
+            if not connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'alembic_version'").fetchone():
+                return ""
+            found = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+        return str(found[0]) if found else ""
 
     def runs(self, experiment: str | None = None, tags: Mapping[str, str | None] | None = None) -> list[StoredRun]:
         """As `Reader.runs`."""
@@ -164,10 +228,10 @@ class SqliteReader:
 class ClientReader:
     """Reads through MLflow's client: from a tracking server, or any other store that MLflow knows."""
 
-    def __init__(self, tracking_uri: str) -> None:
+    def __init__(self, tracking_uri: str, note: str = "") -> None:
         from mlflow import MlflowClient  # takes seconds, and a SQLite file does without
 
-        self.tracking_uri = tracking_uri
+        self.tracking_uri, self.note = tracking_uri, note
         with self._told():
             self.client = MlflowClient(tracking_uri)
 
@@ -226,12 +290,12 @@ def _frame(points: np.ndarray, run_ids: Sequence[str]) -> pd.DataFrame:
     value[np.abs(value) >= LARGEST] *= np.inf
     frame = pd.DataFrame({"run": points["run"], "step": points["step"], "time": points["time"], "value": value})
     frame = frame.drop_duplicates(["run", "step"], keep="last").sort_values(["run", "step"], ignore_index=True)
-    run_id = pd.Categorical.from_codes(frame.pop("run"), categories=list(run_ids))
-    frame.insert(0, "run_id", run_id)
+    run_id = pd.Categorical.from_codes(np.asarray(frame.pop("run"), np.int64), categories=pd.Index(list(run_ids)))
+    frame.insert(0, "run_id", pd.Series(run_id, index=frame.index))
     return frame
 
 
-def _stored(run, experiment: str) -> StoredRun:
+def _stored(run: Any, experiment: str) -> StoredRun:
     info, data = run.info, run.data
     metrics = {key: _finite_or_not(value) for key, value in data.metrics.items()}
     head = (info.run_id, experiment, info.status, info.start_time, info.end_time)
@@ -247,7 +311,7 @@ def _finite_or_not(value: float) -> float:
     return value * float("inf") if abs(value) >= LARGEST else value
 
 
-def _pages(search, *arguments) -> list:
+def _pages(search: Callable[..., Any], *arguments: Any) -> list[Any]:
     """All results of a search that MLflow gives by the page."""
     page = search(*arguments)
     found = list(page)
@@ -278,7 +342,7 @@ def _download(tracking_uri: str, run_id: str, name: str) -> Path | None:
 
 
 @cache
-def _folder() -> tempfile.TemporaryDirectory:
+def _folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="detr-artifacts-")  # removed when the process ends
 
 

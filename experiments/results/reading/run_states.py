@@ -2,12 +2,14 @@
 
 import time
 from collections.abc import Mapping
+from typing import Any
 
 import pandas as pd
 
 from experiments.results.reading.ablations import AblationResults
 from experiments.results.reading.reader import open_reader
 from experiments.schema import names
+from experiments.schema.metrics import Metric
 from experiments.schema.store import Store
 
 SILENT_AFTER = 600  # seconds without a record: system metrics come every 10, and an evaluation may take minutes
@@ -31,7 +33,8 @@ def last_signs(store: Store, results: AblationResults) -> dict[str, float]:
     if reader is None or not run_ids:
         return {}
     latest = [reader.history(run_ids, metric).groupby("run_id", observed=True)["time"].max() for metric in SIGNS]
-    return (pd.concat(latest).groupby(level=0, observed=True).max() / 1000).to_dict()
+    newest = pd.concat(latest).groupby(level=0, observed=True).max() / 1000
+    return {str(run_id): float(seconds) for run_id, seconds in newest.items()}
 
 
 def run_states(results: AblationResults, signs: Mapping[str, float], now: float | None = None) -> pd.DataFrame:
@@ -39,7 +42,7 @@ def run_states(results: AblationResults, signs: Mapping[str, float], now: float 
 
     Columns: arm, seed, state (a key of EXPLAINED, or what the run says itself), done (share of its steps, NaN where it
     is not known), step, epoch, left (seconds of training, NaN unless running), silence (seconds, NaN unless running),
-    AP (0..1, of the last evaluation), minutes (trained), error.
+    the design's first metric by its label (in stored units, of the last evaluation), minutes (trained), error.
 
     signs:  of `last_signs`
     now:    seconds since 1970
@@ -47,10 +50,11 @@ def run_states(results: AblationResults, signs: Mapping[str, float], now: float 
     now = now or time.time()
     known = {(run["arm"], run["seed"]): run for run in results.runs.to_dict("records")}
     rows = []
-    for arm in results.design["arms"]:
-        for seed in results.design["seeds"]:
-            run = known.get((arm, seed), {"state": "planned"})
-            rows.append({"arm": arm, "seed": seed} | _progress(run, now - signs.get(run.get("run_id"), now)))
+    for arm in results.design.arms:
+        for seed in results.design.seeds:
+            run = known.get((arm, seed), {"run_id": "", "state": "planned"})
+            progress = _progress(run, now - signs.get(run["run_id"], now), results.design.metric)
+            rows.append({"arm": arm, "seed": seed} | progress)
     return pd.DataFrame(rows)
 
 
@@ -64,7 +68,7 @@ def time_left(states: pd.DataFrame) -> float:
     return (at_work["left"].sum() + waiting * duration) / len(at_work)
 
 
-def _progress(run: Mapping, silence: float) -> dict[str, object]:
+def _progress(run: Mapping[Any, Any], silence: float, metric: Metric) -> dict[str, object]:
     state, error = run["state"], str(run.get("error") or "")
     step, of, seconds = (run.get(key, float("nan")) for key in (names.STEP, names.NUM_STEPS, names.SECONDS))
     running = state == "running"
@@ -80,14 +84,17 @@ def _progress(run: Mapping, silence: float) -> dict[str, object]:
         "epoch": run.get(names.EPOCH, float("nan")),
         "left": seconds * (of - step) / step if state == "running" and step else float("nan"),
         "silence": silence if running else float("nan"),
-        "AP": run.get("val/AP", float("nan")),
+        metric.label: run.get(metric.column, float("nan")),
         "minutes": seconds / 60,
         "error": error,
     }
 
 
-def display_states(states: pd.DataFrame) -> pd.DataFrame:
-    """The states as people read them."""
+def display_states(states: pd.DataFrame, metric: Metric) -> pd.DataFrame:
+    """The states as people read them.
+
+    metric:  the design's first
+    """
     return pd.DataFrame(
         {
             "arm": states["arm"],
@@ -97,7 +104,7 @@ def display_states(states: pd.DataFrame) -> pd.DataFrame:
             "time left": [spoken(value) for value in states["left"]],
             "steps": [_shown(value) for value in states["step"]],
             "epochs": [_shown(value, digits=1) for value in states["epoch"]],
-            "AP": [_shown(100 * value, digits=1) for value in states["AP"]],
+            metric.label: [_shown(metric.scale * value, digits=metric.digits) for value in states[metric.label]],
             "minutes": [_shown(value, digits=1) for value in states["minutes"]],
             "error": [error.split("\n")[0][:200] for error in states["error"]],
         }

@@ -17,24 +17,12 @@ import sqlalchemy
 from optuna.exceptions import ExperimentalWarning
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, Trial, TrialState
 
-from experiments.results.reading.reader import open_reader
+from experiments.results.reading.reader import StoredRun, open_reader, require_reader
 from experiments.schema import names
 from experiments.schema.store import SQLITE, Store, StoreError, reason, with_driver, without_password
-
-# attributes of a trial
-PLACE = "place"  # see above
-SURPLUS = "surplus"  # true: it found the place taken, did nothing, and counts for nothing
-KNOWN = "known"  # name of the recipe, for those that the sweep file knows beforehand
-REASON = "reason"  # why it failed, or was pruned other than by the pruner
-STOPPED = "stopped"  # true: its process was asked to stop; the place goes on from there
-METRICS = "metrics"  # of its last evaluation: val/AP, val/loss, ... (mean over its seeds)
-STEPS, NUM_STEPS = "steps", "num_steps"  # optimiser steps done and planned, over its seeds
-SECONDS = "seconds"  # of training, over its seeds
-RUN_ID = "mlflow_run_id"  # of its first seed
-TRIAL, RUNG = "trial", "rung"  # in the trust study: number of the trial that is re-run, and for how long
-PARENT = "mlflow_run_id"  # attribute of the study, with the tracking address behind it
+from experiments.schema.trial_attributes import TrialAttributes
 
 TRUST_SUFFIX = ".trust"  # name of the study of the re-runs
 STATES = {
@@ -58,7 +46,7 @@ class SweepResults:
     @property
     def objectives(self) -> dict[str, str]:
         """metric -> maximize or minimize; the first one ranks."""
-        return self.spec["objectives"]
+        return dict(self.spec["objectives"])
 
 
 def sweeps(store: Store) -> pd.DataFrame:
@@ -66,18 +54,11 @@ def sweeps(store: Store) -> pd.DataFrame:
     columns = ["run_id", "name", "question", "state", "started", "study", "storage"]
     reader = open_reader(store)
     found = reader.runs(store.sweeps, {names.SWEEP: None}) if reader else []
-    rows = [
-        (
-            run.run_id,
-            run.tags[names.SWEEP],
-            run.tags.get("mlflow.note.content", ""),
-            run.tags.get(names.STATE, "running"),
-            pd.Timestamp(run.started, unit="ms", tz="UTC"),
-            run.tags[names.STUDY],
-            run.tags[names.STORAGE],
-        )
-        for run in found
-    ]
+    rows = []
+    for run in found:
+        tags, started = _tags(run), pd.Timestamp(run.started, unit="ms", tz="UTC")
+        question, state = run.tags.get("mlflow.note.content", ""), run.tags.get(names.STATE, "running")
+        rows.append((run.run_id, tags.sweep, question, state, started, tags.study, tags.storage))
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -89,8 +70,15 @@ def load_sweep(store: Store, run_id: str) -> SweepResults:
         raise StoreError(
             f"{names.SPEC} of the sweep {run_id} is missing: it is just being started, or the file was lost"
         )
-    tags, spec = reader.run(run_id).tags, json.loads(path.read_text())
-    return SweepResults(run_id, spec, *load_studies(store, tags[names.STUDY], tags[names.STORAGE]))
+    tags, spec = _tags(require_reader(store).run(run_id)), json.loads(path.read_text())
+    return SweepResults(run_id, spec, *load_studies(store, tags.study, tags.storage))
+
+
+def _tags(run: StoredRun) -> names.SweepTags:
+    try:
+        return names.SweepTags.from_dict(run.tags)
+    except ValueError as error:
+        raise StoreError(f"the sweep {run.run_id} is damaged: {error}") from None
 
 
 def load_studies(store: Store, name: str, address: str) -> tuple[optuna.Study, optuna.Study | None]:
@@ -142,7 +130,8 @@ def _server(address: str) -> tuple[object, ...]:
 def _started_here(store: Store, study: str) -> str | None:
     """The address that a sweep of this run root gave for its study."""
     try:
-        return json.loads((store.run_root / Path(study).name / names.TRACKED).read_text())["tags"].get(names.STORAGE)
+        tracked = json.loads((store.run_root / Path(study).name / names.TRACKED).read_text())
+        return str(tracked["tags"][names.STORAGE])
     except (OSError, ValueError, LookupError, TypeError, AttributeError):  # of no sweep of ours, or damaged
         return None
 
@@ -161,9 +150,17 @@ def open_storage(address: str) -> BaseStorage:
         return RDBStorage(address, skip_table_creation=True)
 
 
+def attributes_of(trial: FrozenTrial | Trial) -> TrialAttributes:
+    """Our attributes of a trial; StoreError if one is of a wrong kind."""
+    try:
+        return TrialAttributes.from_dict(trial.user_attrs)
+    except ValueError as error:
+        raise StoreError(f"trial {trial.number} of the study is damaged: {error}") from None
+
+
 def trials_of(study: optuna.Study) -> list[FrozenTrial]:
     """All trials but surplus ones, by number."""
-    return [trial for trial in study.get_trials(deepcopy=False) if SURPLUS not in trial.user_attrs]
+    return [trial for trial in study.get_trials(deepcopy=False) if not attributes_of(trial).surplus]
 
 
 def holders(study: optuna.Study) -> dict[int, FrozenTrial]:
@@ -174,7 +171,7 @@ def holders(study: optuna.Study) -> dict[int, FrozenTrial]:
     """
     found: dict[int, FrozenTrial] = {}
     for trial in trials_of(study):
-        place = trial.user_attrs.get(PLACE)
+        place = attributes_of(trial).place
         if place is not None and (place not in found or found[place].state == TrialState.FAIL):
             found[place] = trial
     return found
@@ -198,24 +195,24 @@ def trial_frame(study: optuna.Study, objectives: dict[str, str]) -> pd.DataFrame
 
 
 def _row(trial: FrozenTrial, objectives: dict[str, str], holds_place: bool) -> dict[str, Any]:
-    attributes, values = trial.user_attrs, trial.values or []
+    attributes, values = attributes_of(trial), trial.values or []
     state = STATES[trial.state] if holds_place else "retried"
     return {
         "number": trial.number,
-        "place": attributes.get(PLACE),
+        "place": attributes.place,
         "state": state,
-        "reason": attributes.get(REASON, ""),
-        "known": attributes.get(KNOWN, ""),
+        "reason": attributes.reason or "",
+        "known": attributes.known,
         **dict(zip(objectives, values or [float("nan")] * len(objectives), strict=False)),
         **trial.params,
-        **{f"metrics.{name}": value for name, value in attributes.get(METRICS, {}).items()},
+        **{f"metrics.{name}": value for name, value in attributes.metrics.items()},
         "evaluations": len(trial.intermediate_values),
-        "steps": attributes.get(STEPS),
-        "num_steps": attributes.get(NUM_STEPS),
-        "seconds": attributes.get(SECONDS),
+        "steps": attributes.steps,
+        "num_steps": attributes.num_steps,
+        "seconds": attributes.seconds,
         "started": trial.datetime_start,
         "ended": trial.datetime_complete,
-        "run_id": attributes.get(RUN_ID),
+        "run_id": attributes.mlflow_run_id,
     }
 
 

@@ -5,6 +5,8 @@ The same store gives the same bytes: no clock, no random id, a fixed bootstrap s
 
 from pathlib import Path
 
+import pandas as pd
+
 from experiments.results.evidence import Evidence, gather
 from experiments.results.reading.ablations import newest_ablation, report_folder
 from experiments.results.report.html import page
@@ -16,6 +18,8 @@ from experiments.results.verdicts import Verdict
 from experiments.schema.contrasts import EXPLORATORY, PRIMARY, SECONDARY
 from experiments.schema.store import Store, StoreError
 
+NOTHING = pd.DataFrame()
+
 
 def render(evidence: Evidence) -> dict[str, str]:
     """File name -> content of every file of the report."""
@@ -23,7 +27,7 @@ def render(evidence: Evidence) -> dict[str, str]:
     frames = {
         "table.csv": arm_table(evidence.results, evidence.replicates),
         "contrasts.csv": contrast_table(evidence.verdicts),
-        "effects.csv": evidence.effects,
+        "effects.csv": pd.concat([frame.assign(metric=key) for key, frame in evidence.effects.items()] or [NOTHING]),
         "classes.csv": evidence.classes,
         "conditions.csv": evidence.conditions,
     }

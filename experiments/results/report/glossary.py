@@ -31,6 +31,7 @@ WORDS = {
     "skipped_steps": "Steps so far that were left out because their gradient overflowed in float16.",
     "data_time": "Seconds of a step that went into waiting for images.",
     "step_time": "Seconds of a whole step.",
+    "seconds": "Seconds of training.",
     "step": "Optimiser steps done.",
     "epoch": "Times that the training set was seen.",
     "samples": "Training images seen.",
@@ -42,11 +43,11 @@ WORDS = {
     "interval over seeds": "95 % t interval over seeds: what other trainings would give on the same images.",
     "interval over images": "95 % bootstrap interval over validation images: what these trained models would give on "
     "other images. It says nothing of other seeds.",
-    "difference (seeds)": "Mean AP points by which the arm is above the baseline with the same seed; in brackets the "
-    "number of seeds that both have.",
+    "difference (seeds)": "Mean by which the arm is above the baseline with the same seed, AP in points; in brackets "
+    "the number of seeds that both have.",
     "its interval": "95 % t interval over seeds of the difference. Without two seeds there is none.",
-    "difference": "AP points of the first side minus the second, mean over same-seed pairs.",
-    "val loss": "Loss on the validation set, mean ± standard deviation over seeds. Lower is better.",
+    "difference": "The first side minus the second, mean over same-seed pairs; AP and AR in points.",
+    "metric": "The metric that the contrast is judged by.",
     "steps": "Optimiser steps done.",
     "epochs": "Times that the training set was seen.",
     "clipped": "Share of the steps whose gradient was longer than the clip norm and was scaled down. Where it is 100 % "
@@ -56,15 +57,15 @@ WORDS = {
     "contrast": "What is compared with what.",
     "role": "Primary: what the ablation is for. Secondary: the other factors, corrected by Holm. Exploratory: not "
     "corrected for the number of comparisons.",
-    "verdict": "Better and worse need six seeds and p below 0.05; equivalent needs six seeds and an interval that lies "
-    "within the margin.",
+    "verdict": "Better and worse need six seeds and p below 0.05, and mean better and worse in the metric's direction; "
+    "equivalent needs six seeds and an interval that lies within the margin.",
     "p": "Probability of so large a difference if there were none; after Holm's correction for secondary contrasts.",
     "changes": "Settings that differ between the two sides.",
     "effect": "A factor's level against its baseline level, or two factors together.",
     "kind": "Main: one factor, averaged over the others. Interaction: how far two factors do not simply add up.",
-    "estimate": "AP points.",
+    "estimate": "In the unit of the metric; AP and AR in points.",
     "runs": "Number of runs that the figure rests on.",
-    "condition": "What is wrong with a run; the rules stand below the table.",
+    "condition": "A fault of a run; the rules stand below the table.",
     "reason": "What was seen.",
     "state": "How far the run is.",
     "done": "Share of the run's optimiser steps.",
@@ -95,7 +96,8 @@ WORDS = {
 
 
 def explain(name: str) -> str | None:
-    """What a metric or column means; None where the glossary does not know it."""
-    if name.startswith("val/AP/"):
-        return f"AP of the class {name.removeprefix('val/AP/')} alone."
-    return signals.explain(name) or WORDS.get(re.sub(r"^(train|val|progress)/", "", name))
+    """Meaning of a metric or column in words; None if the glossary does not know it."""
+    for prefix in ("val/AP/", "AP of "):
+        if name.startswith(prefix):
+            return f"AP of the class {name.removeprefix(prefix)} alone."
+    return signals.explain(name) or WORDS.get(re.sub(r"^(train|val|progress)[/ ]", "", name))

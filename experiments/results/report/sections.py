@@ -1,4 +1,4 @@
-"""What a report says, in order, before it becomes Markdown, LaTeX or HTML: plain words, tables of texts and figures."""
+"""Sections of a report in order, before they become Markdown, LaTeX or HTML: plain words, tables and figures."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,6 +13,7 @@ from experiments.results.reading.run_states import display_states, run_states
 from experiments.results.report.tables import (
     REFERENCE_NOTE,
     arm_table,
+    column,
     contrast_table,
     display_contrasts,
     display_effects,
@@ -21,8 +22,9 @@ from experiments.results.report.tables import (
     reference_table,
     settings_table,
 )
-from experiments.results.verdicts import MIN_SEEDS, points
-from experiments.schema.contrasts import EXPLORATORY, PRIMARY, SECONDARY
+from experiments.results.verdicts import MIN_SEEDS
+from experiments.schema.contrasts import EXPLORATORY, PRIMARY, SECONDARY, listed
+from experiments.schema.metrics import Metric
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,7 @@ class Section:
 
 def title(evidence: Evidence) -> str:
     """Name and horizon: figures of another horizon are another comparison."""
-    design = evidence.results.design
-    return f"{design['name']}: {evidence.length}"
+    return f"{evidence.results.design.name}: {evidence.length}"
 
 
 def sections(evidence: Evidence) -> list[Section]:
@@ -65,14 +66,14 @@ def sections(evidence: Evidence) -> list[Section]:
 
 def _answer(evidence: Evidence) -> Iterator[Section]:
     design = evidence.results.design
-    seeds = design["seeds"]
+    seeds, metrics = design.seeds, listed([metric.label for metric in design.metrics])
     yield Section(
         "Question",
         [
-            design["question"],
-            f"Design: {design['design']}, {len(design['arms'])} arms x {len(seeds)} "
+            design.question,
+            f"Design: {design.design}, {len(design.arms)} arms x {len(seeds)} "
             f"{'seed' if len(seeds) == 1 else 'seeds'} ({', '.join(map(str, seeds))}). Horizon of every run: "
-            f"{design['horizon']}; arms are compared at {evidence.length}. Baseline: {design['baseline']}. "
+            f"{design.horizon}; arms are compared at {evidence.length} by {metrics}. Baseline: {design.baseline}. "
             f"{evidence.results.completeness}",
             *evidence.notes,
         ],
@@ -84,51 +85,98 @@ def _answer(evidence: Evidence) -> Iterator[Section]:
 
 
 def _outcome(evidence: Evidence) -> Iterator[Section]:
-    results, margin = evidence.results, evidence.results.design.get("margin", 1.0)
+    results, design = evidence.results, evidence.results.design
     table = arm_table(results, evidence.replicates)
+    first = design.metric
     yield Section(
-        "AP by arm",
-        [f"AP of the last evaluation, times 100; mean ± standard deviation over seeds. {results.completeness}"],
-        tables=[display_table(table), interval_table(table)],
-        plots=[Plot("ap", outcomes.ap_by_arm(table, results.finished), f"AP by arm. {evidence.results.completeness}")],
+        f"{first.label} by arm",
+        [
+            "The last evaluation of every run, mean ± standard deviation over seeds; AP and AR times 100. "
+            f"{results.completeness}"
+        ],
+        tables=[display_table(table, design), *(interval_table(table, metric) for metric in design.metrics)],
+        plots=[
+            Plot(
+                _numbered("outcome", i),
+                outcomes.by_arm(table, results.finished, metric, column(metric)),
+                _caption(f"{metric.label} by arm", evidence),
+            )
+            for i, metric in enumerate(design.metrics)
+        ],
     )
     yield Section("Published results", [f"For orientation only, {REFERENCE_NOTE}."], tables=[reference_table()])
     if evidence.verdicts:
-        contrasts = contrast_table(evidence.verdicts)
-        yield Section(
-            "Differences",
-            [
-                "AP points, mean over same-seed differences; intervals are not corrected for their number, p of "
-                f"secondary contrasts is Holm's. Margin of equivalence: {margin:g} points. A contrast that changes "
-                "several settings names all of them."
-            ],
-            tables=[display_contrasts(contrasts)],
-            plots=[Plot("differences", outcomes.differences(contrasts, margin), _caption("Differences", evidence))],
-        )
-    if not evidence.effects.empty:
-        df = int(evidence.effects["df"].iloc[0])
-        yield Section(
-            "Effects and interactions",
-            [
-                "AP points, averaged over the other factors' levels, seeds as blocks; an interaction is half of what "
-                f"one factor's effect gains by the other's second level. {df} degrees of freedom. "
-                f"{evidence.results.completeness}"
-            ],
-            tables=[display_effects(evidence.effects)],
-            plots=[Plot("effects", outcomes.effects(evidence.effects), _caption("Effects", evidence))],
-        )
+        yield _differences(evidence)
+    if any(not frame.empty for frame in evidence.effects.values()):
+        yield _effects(evidence)
+
+
+def _differences(evidence: Evidence) -> Section:
+    design, contrasts = evidence.results.design, contrast_table(evidence.verdicts)
+    margins = [f"{m.label} {margin:g}" for m in design.metrics if (margin := design.margin_of(m)) is not None]
+    return Section(
+        "Differences",
+        [
+            "Mean over same-seed differences, AP and AR in points; intervals are not corrected for their number, p of "
+            "secondary contrasts, and of several primary metrics, is Holm's. Margin of equivalence: "
+            f"{', '.join(margins) or 'none was given, so equivalence is not claimed'}. A contrast that changes several "
+            "settings names all of them."
+        ],
+        tables=[display_contrasts(evidence.verdicts)],
+        plots=[
+            Plot(
+                _numbered("differences", i),
+                outcomes.differences(of_metric(contrasts, metric), metric, design.margin_of(metric)),
+                _caption(f"Differences of {metric.label}", evidence),
+            )
+            for i, metric in enumerate(design.metrics)
+        ],
+    )
+
+
+def _effects(evidence: Evidence) -> Section:
+    known = [metric for metric in evidence.results.design.metrics if metric.key in evidence.effects]
+    df = int(evidence.effects[known[0].key]["df"].iloc[0])
+    return Section(
+        "Effects and interactions",
+        [
+            f"Effects on {listed([metric.label for metric in known])}, AP and AR in points, averaged over the other "
+            "factors' levels, seeds as blocks; an interaction is half of what one factor's effect gains by the other's "
+            f"second level. {df} degrees of freedom. {evidence.results.completeness}"
+        ],
+        tables=[display_effects(evidence.effects[metric.key], metric) for metric in known],
+        plots=[
+            Plot(
+                _numbered("effects", i),
+                outcomes.effects(evidence.effects[metric.key], metric),
+                _caption(f"Effects on {metric.label}", evidence),
+            )
+            for i, metric in enumerate(known)
+        ],
+    )
+
+
+def of_metric(contrasts: pd.DataFrame, metric: Metric) -> pd.DataFrame:
+    """The rows of `contrast_table` that are of one metric."""
+    return contrasts[contrasts["metric"] == metric.key].reset_index(drop=True)
+
+
+def _numbered(name: str, i: int) -> str:
+    """Name of the figure of the i-th metric."""
+    return f"{name}-{i + 1}" if i else name
 
 
 def _training(evidence: Evidence) -> Iterator[Section]:
-    arms, records = list(evidence.results.design["arms"]), evidence.records
+    design, records = evidence.results.design, evidence.records
+    own = {metric.column: metric.heading for metric in design.metrics}
     groups = [
-        ("losses", "Losses and AP over the run", curves.LOSSES),
+        ("losses", "Losses and AP over the run", own | curves.LOSSES),
         ("rates", "Learning rates", curves.RATES),
         ("clipping", "Clipping", curves.CLIPPING),
         ("entropy", "Attention entropy of the decoder (1: spread evenly)", curves.entropy_metrics(records)),
         ("matching", "Matching", curves.MATCHING),
     ]
-    made = [(name, caption, curves.panels(records, metrics, arms)) for name, caption, metrics in groups]
+    made = [(name, caption, curves.panels(records, metrics, list(design.arms))) for name, caption, metrics in groups]
     plots = [Plot(name, figure, _caption(caption, evidence)) for name, caption, figure in made if figure is not None]
     missing = [caption for _, caption, figure in made if figure is None]
     yield Section(
@@ -140,45 +188,47 @@ def _training(evidence: Evidence) -> Iterator[Section]:
     if not evidence.conditions.empty:
         shown = conditions.summary(evidence.conditions).astype(str)
         rules = [f"{name}: {conditions.RULES[name]}." for name in shown["condition"].unique()]
-        yield Section("What is wrong with runs", items=rules, tables=[shown])
+        yield Section("Faults of single runs", items=rules, tables=[shown])
 
 
 def _detail(evidence: Evidence) -> Iterator[Section]:
     results = evidence.results
     if not evidence.classes.empty:
-        label, classes = evidence.verdicts[0].contrast.label, evidence.classes
+        label, classes, metric = evidence.verdicts[0].contrast.label, evidence.classes, evidence.by_class
         shown = pd.DataFrame(
             {
                 "class": classes["class"],
-                "first side": [f"{100 * value:.1f}" for value in classes["arm"]],
-                "second side": [f"{100 * value:.1f}" for value in classes["against"]],
-                "difference": [points(value) for value in classes["difference"]],
+                "first side": [metric.shown(value) for value in classes["arm"]],
+                "second side": [metric.shown(value) for value in classes["against"]],
+                "difference": [metric.difference(value) for value in classes["difference"]],
                 "interval over images": [
-                    f"{points(row.low)} to {points(row.high)}" if row.low == row.low else "–"
-                    for row in classes.itertuples()
+                    f"{metric.difference(low)} to {metric.difference(high)}" if low == low else "–"
+                    for low, high in zip(classes["low"], classes["high"], strict=True)
                 ],
             }
         )
         caption = _caption(f"{label}, by class", evidence)
-        plot = Plot("classes", outcomes.class_differences(classes), caption)
-        yield Section("Classes", [f"AP x 100 of each class: {label}."], tables=[shown], plots=[plot])
+        plot = Plot("classes", outcomes.class_differences(classes, metric), caption)
+        yield Section("Classes", [f"{metric.heading} of each class: {label}."], tables=[shown], plots=[plot])
     yield Section("Detections", pictures=bool(evidence.scenes))
-    settings = results.design.get("settings", {})
-    if any(settings.values()):
-        yield Section("What differs between arms", tables=[settings_table(settings)])
-    yield Section("Runs", tables=[display_states(run_states(results, {}))])
+    if any(results.design.settings.values()):
+        yield Section("Settings that differ between arms", tables=[settings_table(results.design.settings)])
+    yield Section("Runs", tables=[display_states(run_states(results, {}), results.design.metric)])
 
 
 def _method(evidence: Evidence) -> Section:
-    count = len(evidence.replicates)
+    count = max((len(drawn) for drawn in evidence.replicates.values()), default=0)
+    without = [m.label for m in evidence.results.design.metrics if m.precision is None]
     images = (
         f"Intervals over images: paired bootstrap of {count} replicates with the same image weights for every arm, "
         "seeds kept as they are."
         if count
         else "There are no intervals over images."
     )
+    if without:
+        images += f" {listed(without)}: only AP has intervals over images."
     return Section(
-        "How this was computed",
+        "Method",
         items=[
             "Intervals over seeds: 95 % t intervals of same-seed differences. Intervals over images say nothing of "
             "other seeds, and the other way round.",

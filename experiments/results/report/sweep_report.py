@@ -22,13 +22,13 @@ from experiments.results.report.sections import Plot, Section
 from experiments.results.trust import (
     MIN_CONFIGURATIONS,
     SCREENING,
-    is_ap,
     label,
     ranking,
     trust_figure,
     trust_frame,
     trust_summary,
 )
+from experiments.schema.metrics import in_points
 from experiments.schema.store import Store, StoreError
 
 SHOWN = 10  # trials of the table of the best
@@ -60,8 +60,8 @@ def _display(table: pd.DataFrame, results: SweepResults) -> pd.DataFrame:
     for metric in dict.fromkeys([*results.objectives, "val/AP"]):
         column = metric if metric in results.objectives else f"metrics.{metric}"
         if column in table:
-            name = f"{metric.removeprefix('val/')} x 100" if is_ap(metric) else metric
-            shown[name] = [_number(100 * v if is_ap(metric) else v) for v in table[column]]
+            name = f"{metric.removeprefix('val/')} x 100" if in_points(metric) else metric
+            shown[name] = [_number(100 * v if in_points(metric) else v) for v in table[column]]
     for setting in results.spec["space"]:
         if setting in table:
             shown[setting] = [_number(value) for value in table[setting]]
@@ -149,7 +149,7 @@ def _trust(results: SweepResults) -> Iterator[Section]:
         yield Section("How far the ranks carry", words[:1])
         return
     metric = next(iter(results.objectives))
-    scale = 100 if is_ap(metric) else 1
+    scale = 100 if in_points(metric) else 1
     shown = frame[["rung", "number", "known", "state"]].astype(str)
     for column in ("short", "short_rank", "long", "long_rank"):
         factor = scale if column in ("short", "long") else 1
@@ -178,7 +178,7 @@ def _method(results: SweepResults) -> Section:
 
 def _options(given: dict[str, Any]) -> str:
     rest = ", ".join(f"{key} {value}" for key, value in given.items() if key != "name")
-    return given["name"] + (f" ({rest})" if rest else "")
+    return f"{given['name']}{f' ({rest})' if rest else ''}"
 
 
 def _seeds(seeds: list[int]) -> str:

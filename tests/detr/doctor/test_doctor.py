@@ -20,12 +20,13 @@ from detr.config import DataConfig, RunConfig
 from detr.config_io import to_dict
 from detr.data.coco import CocoDetection
 from detr.doctor.checks import audit, enough_queries
-from detr.doctor.command import SHAPES, SHAPES_EVALUATION, SMALL, main
 from detr.doctor.contact_sheet import draw_sheet
 from detr.doctor.trials import measure_speed, overfit
+from experiments.doctor import PRESETS, main
 
 ROOT = Path(__file__).resolve().parents[3]
 BCCD = ROOT.parent / "shared/data/bccd"
+SMALL = PRESETS.models["small"]()
 CONFIG = replace(SMALL, data=replace(SMALL.data, image_size=40, max_size=60))
 GOOD = [[(1, [5, 5, 12, 12]), (2, [20, 10, 35, 28])], [(1, [0, 0, 60, 40])], [(2, [3, 4, 11, 20])], []]
 
@@ -371,12 +372,13 @@ def test_wrong_usage(write_coco, tmp_path, capsys):
         assert expected == 0 or capsys.readouterr().err.strip().startswith("error: ")
 
 
-def test_presets_are_those_of_the_experiments():
-    """The core cannot read the experiments' files, so this keeps both alike."""
+def test_presets_are_composed_from_the_experiments_files():
     small = yaml.safe_load((ROOT / "experiments/conf/model/small.yaml").read_text())
     assert replace(RunConfig().model, **small["model"], num_classes=None) == SMALL.model
     assert small["optim"]["backbone_lr_ratio"] == SMALL.optim.backbone_lr_ratio
     assert replace(RunConfig().train, **small["train"]) == SMALL.train
-    shapes = yaml.safe_load((ROOT / "experiments/conf/data/shapes.yaml").read_text())
-    assert replace(DataConfig(), **shapes["data"]) == SHAPES
-    assert tuple(shapes["evaluation"]["area_limits"]) == SHAPES_EVALUATION.area_limits
+    assert SMALL.data.name == "coco" and SMALL.optim.lr == 1e-3 and SMALL.data.image_size == 128
+    shapes, given = PRESETS.shapes(), yaml.safe_load((ROOT / "experiments/conf/data/shapes.yaml").read_text())
+    assert replace(DataConfig(), **given["data"]) == shapes.data
+    assert list(shapes.evaluation.area_limits) == given["evaluation"]["area_limits"]
+    assert PRESETS.models["detr_r50"]().model == replace(RunConfig().model, num_classes=None)

@@ -22,7 +22,10 @@ from experiments.definition.planning import (
     resolution,
     seed_sd,
 )
-from experiments.schema.contrasts import comparison, contrasts
+from experiments.results.lengths import comparison
+from experiments.schema.contrasts import contrasts
+from experiments.schema.design import ArmPair, Design, LevelPair
+from experiments.schema.metrics import AP
 
 STEPS = "ablation=recipe_steps"
 FACTORS = {"lr", "norm", "schedule", "clip"}
@@ -32,14 +35,14 @@ BASELINE = {"lr": "1e-4", "norm": "post", "schedule": "step", "clip": "0.1"}
 @pytest.mark.parametrize("name", options("ablation"))
 def test_every_ablation_of_the_repository_can_be_planned(name):
     ablation = plan([f"ablation={name}"])
-    assert ablation.baseline in [arm.name for arm in ablation.arms]
-    assert ablation.primary or len(ablation.arms) == 1
+    assert ablation.design.baseline in [arm.name for arm in ablation.arms]
+    assert ablation.design.primary or len(ablation.arms) == 1
 
 
 def test_a_factorial_has_every_combination():
     ablation = plan(["ablation=recipe_factorial"])
     assert len({arm.name for arm in ablation.arms}) == 16
-    assert ablation.arms[0].name == ablation.baseline and ablation.arms[0].levels == BASELINE
+    assert ablation.arms[0].name == ablation.design.baseline and ablation.arms[0].levels == BASELINE
 
 
 def test_one_factor_at_a_time_from_the_baseline():
@@ -51,7 +54,7 @@ def test_one_factor_at_a_time_from_the_baseline():
 def test_one_factor_at_a_time_from_the_opposite_endpoint():
     ablation = plan([STEPS, "ablation.from=opposite"])
     start, *others = ablation.arms
-    assert ablation.baseline == start.name
+    assert ablation.design.baseline == start.name
     assert not any(start.levels[name] == BASELINE[name] for name in FACTORS)
     kept = [{name for name in FACTORS if arm.levels[name] == BASELINE[name]} for arm in others]
     assert sorted(map(sorted, kept)) == [["clip"], ["lr"], ["norm"], ["schedule"]]
@@ -66,7 +69,7 @@ def test_every_level_of_a_factor_is_one_step():
     ]
     ablation = plan(given)
     assert [arm.levels["lr"] for arm in ablation.arms] == ["b", "a", "c"]
-    assert ablation.primary == {"factor": "lr", "level": "a", "against": "b"}  # the first that there is
+    assert ablation.design.primary == LevelPair("lr", "a", "b")  # the first that there is
     with pytest.raises(InputError, match=r"ablation.from=opposite: the factor 'lr' has 3 levels"):
         plan([*given, "ablation.from=opposite"])
 
@@ -76,7 +79,7 @@ def test_listed_arms_keep_the_baseline_where_they_name_nothing():
     assert [{k for k, v in arm.levels.items() if v != BASELINE[k]} for arm in ablation.arms] == [
         set(), {"norm", "lr"}, {"clip"},
     ]  # fmt: skip
-    assert ablation.primary == {"factor": "clip", "level": "1.0", "against": "0.1"}
+    assert ablation.design.primary == LevelPair("clip", "1.0", "0.1")
 
 
 def test_runs_come_in_blocks_of_one_seed(tmp_path):
@@ -115,18 +118,22 @@ def test_the_published_length_differs_only_where_the_horizon_refers_to_it():
 
 def test_the_stored_design_is_plain_and_has_labelled_contrasts(tmp_path):
     overrides = ["ablation=lr_clip", f"data.root={tmp_path}", "data.shapes_num_train=1", "data.shapes_num_val=1"]
-    stored = json.loads(json.dumps(plan(overrides).describe()))
+    ablation = plan(overrides)
+    content = json.loads(json.dumps(ablation.stored([0, 3]).to_dict()))
+    stored = Design.from_dict(content)
+    assert replace(stored, seeds=(0,), images=None) == ablation.design and stored.seeds == (0, 3)
     first, second, *_ = contrasts(stored)
     assert (first.label, first.changes) == ("clip 1.0 against 0.1", ("optim.clip_norm",))
     assert second.described.endswith("(changes model.norm, optim.lr and schedule.shape at once)")
-    assert stored["images"].startswith(str(tmp_path)) and stored["margin"] == 1.0
+    assert stored.images.startswith(str(tmp_path)) and stored.margin_of(stored.metric) == 1.0
+    assert content["metric"] == "val/AP"
 
 
 def test_a_pair_of_arms_can_be_primary():
     pair = 'ablation.primary=[{norm: pre}, {clip: "1.0"}]'
-    assert plan([STEPS, pair]).primary == {
-        "arm": "lr=1e-4,norm=pre,schedule=step,clip=0.1", "against": "lr=1e-4,norm=post,schedule=step,clip=1.0",
-    }  # fmt: skip
+    assert plan([STEPS, pair]).design.primary == ArmPair(
+        arm="lr=1e-4,norm=pre,schedule=step,clip=0.1", against="lr=1e-4,norm=post,schedule=step,clip=1.0"
+    )
 
 
 MISTAKES = {
@@ -153,6 +160,11 @@ MISTAKES = {
     "ablation.primary=[{norm: pre, schedule: cosine},{}]": "ablation.primary: .* is no arm of this design",
     "+ablation.factors.seed={x: []}": "ablation.factors.seed: the name is taken",
     "plan=maybe": "plan='maybe': true says what would be run",
+    "ablation.metric=mAP": "ablation.metric='mAP': unknown metric 'mAP'; .*any logged one",
+    "ablation.metric=val/APs": "ablation.metric='val/APs': did you mean val/AP",
+    "ablation.metric=diagnostics/query_use": "say which values of diagnostics/query_use are better",
+    "ablation.metric=[val/AP,val/AP]": "a list of different ones",
+    "ablation.metric=val/loss ablation.margin=0": "ablation.margin=0: give a difference of val loss above 0",
 }
 
 
@@ -176,11 +188,11 @@ def earlier(aps: dict[tuple[str, int], float], **columns: str) -> pd.DataFrame:
 
 def test_the_sd_is_pooled_over_seeds_within_equal_settings():
     frame = earlier({("a", 0): 0.1, ("a", 1): 0.3, ("b", 0): 0.7, ("b", 1): 0.7, ("c", 0): 0.9})
-    sd, df = pooled_sd(frame)
+    sd, df = pooled_sd(frame, AP)
     assert df == 2 and sd == pytest.approx(math.sqrt(0.02 / 2))
     again = pd.concat([frame, frame.assign(run_id="again")])
-    assert pooled_sd(again) == (sd, df)  # a run that was made twice is no second sample
-    assert pooled_sd(frame[frame["arm"] == "c"])[1] == 0 and pooled_sd(frame.iloc[:0])[1] == 0
+    assert pooled_sd(again, AP) == (sd, df)  # a run that was made twice is no second sample
+    assert pooled_sd(frame[frame["arm"] == "c"], AP)[1] == 0 and pooled_sd(frame.iloc[:0], AP)[1] == 0
 
 
 def test_earlier_runs_count_where_data_and_model_are_the_same():
@@ -188,16 +200,16 @@ def test_earlier_runs_count_where_data_and_model_are_the_same():
     mark = data_fingerprint(ablation.arms[0].config)
     columns = {"model.hidden_dim": "128", "model.norm": "pre", "schedule.horizon": "9 steps"}
     frame = earlier({("a", 0): 0.10, ("a", 1): 0.12}, fingerprint=mark, **columns)
-    sd, source = seed_sd(ablation, frame)
+    sd, source = seed_sd(ablation, frame, AP)
     assert sd == pytest.approx(0.02 / math.sqrt(2)) and "from 2 earlier runs" in source and "9 steps" in source
     for other in (frame.assign(fingerprint="x"), frame.assign(**{"model.hidden_dim": "64"}), frame.iloc[:1]):
-        assert seed_sd(ablation, other) == (ASSUMED_SD, seed_sd(ablation, frame.iloc[:0])[1])
+        assert seed_sd(ablation, other, AP) == (ASSUMED_SD, seed_sd(ablation, frame.iloc[:0], AP)[1])
 
 
 def test_half_widths_shrink_with_seeds_and_with_pairs(tmp_path):
     overrides = ["ablation=lr_clip", f"data.root={tmp_path}", "data.shapes_num_train=1", "data.shapes_num_val=1"]
     ablation = plan([*overrides, "seeds=[0,1,2]"])
-    averaged, *_, pair = contrasts(ablation.describe())
+    averaged, *_, pair = contrasts(ablation.design)
     assert half_width(pair, 0.01, 3) == pytest.approx(2.484 * 0.01 * math.sqrt(2), rel=1e-3)
     assert half_width(averaged, 0.01, 3) == pytest.approx(2.484 * 0.01, rel=1e-3)
     lines = list(resolution(ablation, pd.DataFrame(columns=["run_id", "arm", "seed", "fingerprint", "val/AP"])))
@@ -219,6 +231,27 @@ def test_costs_are_measured_once_for_equal_computations():
 def test_what_is_measured_need_not_be_fetched_or_compiled():
     measured = measurable(plan(["model=detr_r50", "train.compile=true"]).arms[0].config)
     assert (measured.model.pretrained, measured.train.compile) == (False, False)
+
+
+@pytest.mark.parametrize(
+    ("metric", "given"),
+    [("val/AP", None), ("val/APS", None), ("{name: val/loss, margin: 0.1}", 0.1), ("seconds", None)],
+)
+def test_a_plan_is_of_the_metric_and_in_its_unit(tmp_path, metric, given):
+    overrides = ["ablation=lr_clip", f"data.root={tmp_path}", "data.shapes_num_train=1", "data.shapes_num_val=1"]
+    ablation = plan([*overrides, "seeds=[0,1,2]", f"ablation.metric={metric}"])
+    decides = ablation.design.metric
+    mark = data_fingerprint(ablation.arms[0].config)
+    frame = earlier({("a", 0): 0.10, ("a", 1): 0.12}, fingerprint=mark, **{"schedule.horizon": "9 steps"})
+    lines = list(resolution(ablation, frame.rename(columns={"val/AP": decides.column})))
+    sd = 0.02 / math.sqrt(2)
+    unit = "points" if decides.unit == "points" else decides.label
+    end = {None: "margin 1" if unit == "points" else "no margin"}.get(given, f"margin {given}")
+    assert lines[0].startswith(f"SD of {decides.label} over seeds: {decides.scale * sd:.2g}")
+    assert f"±{decides.shown(half_width(contrasts(ablation.design)[0], sd, 3))} {unit} with 3 seeds" in lines[2]
+    assert lines[2].endswith(f"; {end}")
+    unknown = list(resolution(ablation, frame.iloc[:0].rename(columns={"val/AP": decides.column})))
+    assert ("unknown, as no earlier runs" in unknown[0]) == (unit != "points")
 
 
 def test_lengths_tell_what_is_equal():

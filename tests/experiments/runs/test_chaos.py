@@ -23,10 +23,11 @@ from tracked import expected, stored
 
 from detr.checkpoint import checkpoints
 from detr.errors import ExitCode
-from experiments.schema.store import ROOT, initialise, load_store
+from experiments.schema.store import ROOT, load_store
 from experiments.services.mlflow_server import server_arguments, server_variables
 from experiments.services.servers import free_ports
 from experiments.tracking import sync
+from experiments.tracking.database import initialise
 
 pytestmark = [pytest.mark.chaos, pytest.mark.timeout(0)]
 
@@ -56,7 +57,7 @@ def test_kills_while_saving(make_run, nowhere, tmp_path):
         if code == -KILL:
             killed += 1
             last = directory.records.repair()
-            attempt("kill -9 while saving", (last["step"] if last else 0) - saved(directory) <= 1)
+            attempt("kill -9 while saving", (last.step if last else 0) - saved(directory) <= 1)
             continue
         attempt("a run that was killed while saving, to its end", code == 0 and weights(directory) == weights(whole))
         number += 1
@@ -98,7 +99,7 @@ def test_the_same_arm_started_twice(make_run, nowhere, tmp_path):
         for racer in racers:
             racer.join(200)
         codes = sorted(racer.exitcode for racer in racers)
-        places = [(line["step"], len(line["metrics"])) for line in directory.records.read()]
+        places = [(line.step, len(line.metrics)) for line in directory.records.read()]
         once = len(places) == len(set(places)) == 6
         attempt("the same arm started twice at once", codes in ([0, ExitCode.HELD], [0, 0]) and once)
 

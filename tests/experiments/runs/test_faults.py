@@ -31,7 +31,7 @@ def test_a_full_disk_fails_the_run_which_goes_on_when_there_is_space(make_run, n
     assert not list(directory.path.rglob("*.unfinished"))
     subprocess.run(["mount", "-o", "remount,size=50m", str(disk)], check=True)
     assert worker(directory.path, nowhere, log=log) == 0
-    assert [line["step"] for line in directory.records.read()] == [1, 2, 2, 3, 4, 4]
+    assert [line.step for line in directory.records.read()] == [1, 2, 2, 3, 4, 4]
 
 
 @pytest.mark.parametrize("filler", [2, 3])
@@ -46,7 +46,7 @@ def test_a_disk_without_a_byte_left_ends_the_run_with_a_sentence(make_run, nowhe
     (disk / "filler").unlink()
     subprocess.run(["mount", "-o", "remount,size=50m", str(disk)], check=True)
     assert worker(directory.path, nowhere, log=log) == 0
-    assert [line["step"] for line in directory.records.read()] == [1, 2, 2, 3, 4, 4]
+    assert [line.step for line in directory.records.read()] == [1, 2, 2, 3, 4, 4]
 
 
 def test_a_disk_that_becomes_read_only_ends_the_run_with_a_sentence(make_run, nowhere, small_disk, tmp_path):
@@ -85,7 +85,7 @@ def test_an_image_that_vanishes_is_recorded_with_the_run(make_run, nowhere, tmp_
     directory = make_run(tmp_path / "runs", data=data)
     image = open_split(directory.config.data, "train").path(3)
     assert worker(directory.path, nowhere, "micro-batch", 1, ["rm", str(image)]) == 0
-    counts = [line["metrics"].get("train/quarantined") for line in directory.records.read() if line["step"] == 4]
+    counts = [line.metrics.get("train/quarantined") for line in directory.records.read() if line.step == 4]
     assert counts[0] == 1
     assert any("training image 4 is replaced" in warning for warning in directory.status["warnings"])
 

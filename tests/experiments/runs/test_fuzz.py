@@ -18,6 +18,7 @@ from experiments.folders.files import Folder
 from experiments.results.detections import matching
 from experiments.runs.run_directory import RunDirectory
 from experiments.schema import names
+from experiments.schema.record import RecordLine
 from experiments.schema.store import Store, StoreError, load_store
 from experiments.tracking import sync
 from experiments.tracking.upload import left
@@ -59,8 +60,8 @@ def sound(make_run, tmp_path_factory) -> Path:
     directory.begin()
     for step in (1, 2, 3):
         place = {"step": step, "num_steps": 3, "epoch": step / 3, "samples": step, "seconds": float(step)}
-        directory.records.append(place | {"metrics": {"train/loss": 1.0 / step, "train/lr": 1e-4}})
-    directory.records.append(place | {"metrics": {"val/AP": 0.25, "val/loss": 2.0}})
+        directory.records.append(RecordLine.stamped(**place, metrics={"train/loss": 1.0 / step, "train/lr": 1e-4}))
+    directory.records.append(RecordLine.stamped(**place, metrics={"val/AP": 0.25, "val/loss": 2.0}))
     (directory.path / names.PREDICTIONS).write_text("[]")
     directory.update(state="finished")
     return directory.path.parents[1]

@@ -18,14 +18,15 @@ from optuna.storages.journal import JournalFileBackend
 from optuna.trial import TrialState
 
 from detr.errors import InputError
-from experiments.results.reading.sweep_trials import KNOWN, PLACE, REASON, STOPPED, SURPLUS, holders
+from experiments.results.reading.sweep_trials import holders
 from experiments.runs.stop import Stop
+from experiments.schema.trial_attributes import TrialAttributes
 from experiments.sweeps.sampling import PRUNERS, SAMPLERS, SeededByPlace, build_pruner, build_sampler
-from experiments.sweeps.slots import MACHINE, MAX_DEATHS, Place, bury, fill, grid, place_lock, search_places, states
+from experiments.sweeps.slots import MAX_DEATHS, Place, bury, fill, grid, place_lock, search_places, states
 from experiments.sweeps.sweep_file import read_sweep
 from experiments.sweeps.trial import Phase, work
 
-PLACES = {0: Place({"x": 0.5}, {KNOWN: "official"})} | {i: Place() for i in range(1, 8)}
+PLACES = {0: Place({"x": 0.5}, TrialAttributes(known="official"))} | {i: Place() for i in range(1, 8)}
 
 
 def in_memory(sampler="random", **options):
@@ -44,7 +45,7 @@ def test_places_are_offered_once_with_the_known_recipes_first():
     fill(study, PLACES)
     assert states(study)[TrialState.WAITING] == len(PLACES) == len(study.trials)
     first = begin(study)
-    assert first.params == {"x": 0.5} and first.user_attrs[KNOWN] == "official"
+    assert first.params == {"x": 0.5} and first.user_attrs["known"] == "official"
     assert begin(study).params["x"] != 0.5
 
 
@@ -56,7 +57,7 @@ def test_a_dead_trial_is_tried_again_with_its_values_and_its_place():
     study.tell(dead.number, state=TrialState.FAIL)
     fill(study, PLACES)
     again = study.trials[-1]
-    assert again.user_attrs[PLACE] == 1 and again.system_attrs["fixed_params"] == dead.params
+    assert again.user_attrs["place"] == 1 and again.system_attrs["fixed_params"] == dead.params
     assert states(study)[TrialState.WAITING] == 7 and sum(states(study).values()) == 8
 
 
@@ -77,11 +78,11 @@ def test_a_stop_is_no_death_and_an_own_failure_is_not_tried_again_by_itself():
     for _ in range(MAX_DEATHS + 1):
         fill(study, {0: Place()})
         trial = begin(study)
-        trial.set_user_attr(STOPPED, True)
+        trial.set_user_attr("stopped", True)
         study.tell(trial.number, state=TrialState.FAIL)
     fill(study, {0: Place()})
     trial = begin(study)
-    trial.set_user_attr(REASON, "OutOfMemoryError")
+    trial.set_user_attr("reason", "OutOfMemoryError")
     study.tell(trial.number, state=TrialState.FAIL)
     fill(study, {0: Place()})
     assert states(study)[TrialState.FAIL] == 1 and states(study)[TrialState.WAITING] == 0
@@ -92,7 +93,7 @@ def test_only_trials_without_a_living_process_are_buried(tmp_path):
     fill(study, PLACES)
     dead, alive, foreign = begin(study), begin(study), begin(study)
     for trial, machine in ((dead, platform.node()), (alive, platform.node()), (foreign, "elsewhere")):
-        trial.set_user_attr(MACHINE, machine)
+        trial.set_user_attr("machine", machine)
     with FileLock(place_lock(tmp_path, 1)):
         bury(study, tmp_path, everywhere=False)
         found = [study.trials[t.number].state for t in (dead, alive, foreign)]
@@ -133,7 +134,7 @@ def labour(folder, sweep, killed):
     """A worker process whose training is a short wait; `killed` is the place at which it dies."""
 
     def train(trial, phase, chosen, tracker, stop):
-        if trial.user_attrs[PLACE] == killed:
+        if trial.user_attrs["place"] == killed:
             os.kill(os.getpid(), signal.SIGKILL)
         time.sleep(0.02)
         return chosen["optim.lr"]
@@ -156,10 +157,10 @@ def test_processes_that_start_together_and_die_leave_an_exact_count(tmp_path, sw
     assert sorted(held) == list(range(12)) and {t.state for t in held.values()} == {TrialState.COMPLETE}
     complete = [t for t in study.trials if t.state == TrialState.COMPLETE]
     assert len(complete) == 12 and len({t.params["optim.lr"] for t in complete}) == 12
-    died = [t for t in study.trials if t.state == TrialState.FAIL and SURPLUS not in t.user_attrs]
-    assert {t.user_attrs[PLACE] for t in died} <= {3, 5}
+    died = [t for t in study.trials if t.state == TrialState.FAIL and "surplus" not in t.user_attrs]
+    assert {t.user_attrs["place"] for t in died} <= {3, 5}
     for trial in died:  # its values were kept
-        assert held[trial.user_attrs[PLACE]].params == trial.params
+        assert held[trial.user_attrs["place"]].params == trial.params
 
 
 def test_a_place_that_is_offered_twice_is_worked_at_once(tmp_path, sweep, monkeypatch):
@@ -169,10 +170,10 @@ def test_a_place_that_is_offered_twice_is_worked_at_once(tmp_path, sweep, monkey
     )
     study = optuna.create_study(study_name="x", storage=journal(tmp_path / "journal"), direction="maximize")
     for _ in range(2):  # two machines that found it empty
-        study.add_trial(optuna.trial.create_trial(state=TrialState.WAITING, user_attrs={PLACE: 0}))
+        study.add_trial(optuna.trial.create_trial(state=TrialState.WAITING, user_attrs={"place": 0}))
     work(Phase("search", sweep, study, search_places(sweep), tmp_path, True), None, Stop(), float("inf"))
     assert trained == [0, *range(2, 13)]
-    assert [t.number for t in study.trials if SURPLUS in t.user_attrs] == [1]
+    assert [t.number for t in study.trials if "surplus" in t.user_attrs] == [1]
 
 
 def proposals(name, workers):

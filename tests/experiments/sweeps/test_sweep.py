@@ -20,7 +20,7 @@ from optuna.trial import TrialState
 from detr.config_io import flatten, to_dict
 from experiments.definition.arms import plan
 from experiments.results.figures.sweep_figures import figures
-from experiments.results.reading.sweep_trials import METRICS, PLACE, REASON, holders, load_sweep, sweeps, trial_frame
+from experiments.results.reading.sweep_trials import holders, load_sweep, sweeps, trial_frame
 from experiments.results.report.command import main as detr_report
 from experiments.results.trust import trust_frame
 from experiments.runs.stop import Stop
@@ -131,7 +131,7 @@ def test_mlflow_has_a_nested_run_a_trial_and_marks_the_pruned_ones(searched, res
 
 def test_intermediate_values_are_the_evaluations_of_the_run(searched, results):
     for trial in results.study.trials:
-        folder = next((searched[0] / "runs").glob(f"tiny-*/trials/{trial.user_attrs[PLACE]:03d}/seed-0"))
+        folder = next((searched[0] / "runs").glob(f"tiny-*/trials/{trial.user_attrs['place']:03d}/seed-0"))
         records = [json.loads(line) for line in (folder / "records.jsonl").read_text().splitlines()]
         losses = [r["metrics"]["val/loss"] for r in records if "val/loss" in r["metrics"]]
         assert trial.intermediate_values == dict(enumerate(losses, start=1))
@@ -220,8 +220,8 @@ def test_two_commands_on_one_study_and_a_killed_worker(searched):
     held = holders(study)
     assert sorted(held) == [0, 1, 2, 3] and {t.state for t in held.values()} == {TrialState.COMPLETE}
     dead = [t for t in study.trials if t.state == TrialState.FAIL]
-    assert len(dead) == 1 and f"{dead[0].user_attrs[PLACE]:03d}" == victim.parents[1].name
-    assert held[dead[0].user_attrs[PLACE]].params == dead[0].params
+    assert len(dead) == 1 and f"{dead[0].user_attrs['place']:03d}" == victim.parents[1].name
+    assert held[dead[0].user_attrs["place"]].params == dead[0].params
     steps = [json.loads(line)["step"] for line in victim.read_text().splitlines() if "train/loss" in line]
     assert steps == list(range(1, 121))  # it went on where its checkpoint was, and no step is there twice
 
@@ -260,7 +260,7 @@ def test_a_stopped_trial_goes_on_with_its_evaluations_known(inside, tmp_path):
     phase = phase_of(inside, tmp_path, ["train.evaluations=3"], **changes)
     work(phase, inside, StopAfter(5), math.inf)  # once before the trial, then after each of its records
     first = phase.study.trials[0]
-    assert first.state == TrialState.FAIL and REASON not in first.user_attrs and len(first.intermediate_values) == 1
+    assert first.state == TrialState.FAIL and "reason" not in first.user_attrs and len(first.intermediate_values) == 1
     work(phase, inside, Stop(), math.inf)
     again = phase.study.trials[1]
     assert again.state == TrialState.COMPLETE and again.params == first.params
@@ -273,13 +273,13 @@ def test_several_seeds_give_their_mean_and_wilcoxon_prunes_between_them(inside, 
     phase = phase_of(inside, tmp_path, ["train.evaluations=1", "seeds=[0,1]"], **changes)
     work(phase, inside, Stop(), math.inf)
     for trial in phase.study.trials:
-        folder = phase.directory / f"{trial.user_attrs[PLACE]:03d}"
+        folder = phase.directory / f"{trial.user_attrs['place']:03d}"
         losses = [
             json.loads((folder / f"seed-{seed}" / "records.jsonl").read_text().splitlines()[-1])["metrics"]["val/loss"]
             for seed in (0, 1)
         ]
         assert losses[0] != losses[1] and trial.value == pytest.approx(sum(losses) / 2)
-        assert trial.user_attrs[METRICS]["val/loss"] == pytest.approx(trial.value)
+        assert trial.user_attrs["metrics"]["val/loss"] == pytest.approx(trial.value)
         assert trial.user_attrs["steps"] == 4
 
 

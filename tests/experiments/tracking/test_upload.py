@@ -3,6 +3,7 @@
 import json
 import threading
 from collections import Counter
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
@@ -16,6 +17,7 @@ from detr.errors import InputError
 from experiments.folders.files import Folder, Journal
 from experiments.results.reading.reader import open_reader
 from experiments.schema import names
+from experiments.schema.record import RecordLine
 from experiments.schema.store import StoreError, load_store
 from experiments.tracking import client, sync
 from experiments.tracking.client import Tracker
@@ -31,9 +33,11 @@ def fill(directory, num_steps: int = 5) -> None:
     for step in range(1, num_steps + 1):
         place = {"step": step, "num_steps": num_steps, "epoch": step / 3, "samples": 2 * step, "seconds": 0.5 * step}
         values = {"train/loss": 10.0 / step, "train/class_error": NAN if step == 2 else 1.0, "train/lr": 1e-4}
-        directory.records.append(place | {"metrics": values})
-    directory.records.append(place | {"metrics": {"val/AP": 0.25, "val/AP/a & b": 1e308, "val/loss": 2.0}})
-    Journal(directory.path / names.SYSTEM).append({"step": 0, "metrics": {"system/cpu": 50.0}})
+        directory.records.append(RecordLine.stamped(**place, metrics=values))
+    directory.records.append(
+        RecordLine.stamped(**place, metrics={"val/AP": 0.25, "val/AP/a & b": 1e308, "val/loss": 2.0})
+    )
+    Journal(directory.path / names.SYSTEM).append(RecordLine.stamped(step=0, metrics={"system/cpu": 50.0}))
     (directory.path / names.PREDICTIONS).write_text("[]")
     (directory.path / "best.safetensors").write_text("weights")
     directory.update(state="finished")
@@ -141,7 +145,7 @@ def test_records_are_sent_in_batches_on_their_borders(make_run, somewhere, tmp_p
     directory.begin()
     for step in range(1, 4):
         metrics = {f"val/AP/class {i}": 0.5 for i in range(1100)}
-        directory.records.append({"step": step, "metrics": metrics})
+        directory.records.append(RecordLine.stamped(step=step, metrics=metrics))
     sizes, original = [], MlflowClient.log_batch
     monkeypatch.setattr(
         MlflowClient, "log_batch", lambda *a, metrics=(), **k: sizes.append(len(metrics)) or original(*a, metrics, **k)
@@ -152,21 +156,23 @@ def test_records_are_sent_in_batches_on_their_borders(make_run, somewhere, tmp_p
 
 
 def test_of_a_long_training_500_steps_are_sent_and_all_that_is_rare():
-    progress = {"num_steps": 4500, "epoch": 0.5, "samples": 8, "seconds": 1.0, "time": 5.0}
-    lines = [progress | {"step": step, "metrics": {"train/loss": 1.0}} for step in range(1, 4501)]
-    lines[402]["metrics"]["diagnostics/update_ratio_main"] = 0.1
-    evaluations = [progress | {"step": step, "metrics": {"val/loss": 1.0}} for step in (451, 902)]
-    losses = [m.step for line in lines for m in client.points(line) if m.key == "train/loss"]
-    assert losses == sorted({1, 403, *range(9, 4501, 9)})
-    assert [m.step for line in evaluations for m in client.points(line)] == [451, 902]
+    def line(step: int, num_steps: int = 4500, **metrics: float) -> RecordLine:
+        values = {key.replace("__", "/"): value for key, value in metrics.items()}
+        return RecordLine(5.0, step, values, num_steps=num_steps, epoch=0.5, samples=8, seconds=1.0)
+
+    def sent(lines: list[RecordLine]) -> list[int]:
+        return [m.step for one in lines for m in client.points(one) if m.key == "train/loss"]
+
+    lines = [line(step, train__loss=1.0) for step in range(1, 4501)]
+    lines[402] = line(403, train__loss=1.0, diagnostics__update_ratio_main=0.1)
+    evaluations = [line(step, val__loss=1.0) for step in (451, 902)]
+    assert sent(lines) == sorted({1, 403, *range(9, 4501, 9)})
+    assert [m.step for one in evaluations for m in client.points(one)] == [451, 902]
     assert [m.key for m in client.points(lines[402])].count("diagnostics/update_ratio_main") == 1
-    last = [m.step for m in client.points(progress | {"step": 4501, "num_steps": 4501, "metrics": {"train/loss": 1.0}})]
-    assert set(last) == {4501}
-    odd = [progress | {"step": step, "num_steps": 750, "metrics": {"train/loss": 1.0}} for step in range(1, 751)]
-    sent = [m.step for line in odd for m in client.points(line) if m.key == "train/loss"]
-    assert len(sent) == 501 and {after - before for before, after in pairwise(sent)} == {1, 2}  # 500, and the first
-    short = [m.step for line in lines[:100] for m in client.points(line | {"num_steps": 100}) if m.key == "train/loss"]
-    assert short == list(range(1, 101))
+    assert {m.step for m in client.points(line(4501, 4501, train__loss=1.0))} == {4501}
+    odd = sent([line(step, 750, train__loss=1.0) for step in range(1, 751)])
+    assert len(odd) == 501 and {after - before for before, after in pairwise(odd)} == {1, 2}  # 500, and the first
+    assert sent([replace(one, num_steps=100) for one in lines[:100]]) == list(range(1, 101))
 
 
 def test_a_run_without_a_tracker_finishes_and_is_sent_later(
@@ -273,7 +279,7 @@ def test_lines_that_a_power_failure_took_are_not_sent_twice(make_run, somewhere,
     (directory.path / names.SYSTEM).unlink()
     fill_rest = [json.loads(line) for line in content.splitlines()[2:]]
     for line in fill_rest:
-        directory.records.append({key: line[key] for key in line if key != "time"})
+        directory.records.append(RecordLine.stamped(**{key: line[key] for key in line if key != "time"}))
     send(directory, Tracker(load_store(somewhere)))
     counts = stored(somewhere)["arm,seed=0"]
     assert set(counts.values()) == {1} and set(expected(directory)) <= set(counts)

@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 
 from experiments.results.figures import curves, outcomes
+from experiments.schema.metrics import AP
 
 ARMS = ["<b>a</b>", "b"]
 
@@ -105,7 +106,7 @@ def test_both_intervals_of_ap_stand_apart():
         {"arm": ARMS, "AP": [0.3, 0.4], "AP_seeds_low": [0.2, np.nan], "AP_seeds_high": [0.4, np.nan],
          "AP_images_low": [0.25, 0.35], "AP_images_high": [0.36, 0.45]}
     )  # fmt: skip
-    figure = outcomes.ap_by_arm(table, pd.DataFrame({"arm": ["b"], "seed": [3], "val/AP": [0.4]}))
+    figure = outcomes.by_arm(table, pd.DataFrame({"arm": ["b"], "seed": [3], "val/AP": [0.4]}), AP, "AP")
     seeds, images, single = figure.data
     assert list(seeds.error_x.array) == pytest.approx([10, 0]) and seeds.customdata[1] == "unknown"
     assert list(images.error_x.arrayminus) == pytest.approx([5, 5])

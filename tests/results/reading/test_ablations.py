@@ -15,6 +15,8 @@ from experiments.results.reading.ablations import (
     report_folder,
 )
 from experiments.schema import names
+from experiments.schema.metrics import AP
+from experiments.schema.store import StoreError
 
 ARM = "recipe=abbreviated,clip=1.0"
 
@@ -27,11 +29,11 @@ def parent(stored):
 def test_runs_come_in_the_designs_order_with_their_levels_and_latest_metrics(stored, parent):
     results = load_ablation(stored.store, parent)
     assert results.runs[["arm", "seed"]].values.tolist() == [
-        [arm, seed] for arm in results.design["arms"] for seed in (0, 1) if (arm, seed) != (ARM, 1)
+        [arm, seed] for arm in results.design.arms for seed in (0, 1) if (arm, seed) != (ARM, 1)
     ]
     assert results.runs["clip"].tolist() == [arm.rpartition("=")[2] for arm in results.runs["arm"]]
     assert results.runs["train/loss"].notna().tolist() == (results.runs["state"] == "finished").tolist()
-    assert (len(results.finished), results.planned) == (6, 8)
+    assert (len(results.finished), results.design.num_runs) == (6, 8)
     assert results.params[results.runs["run_id"][0]]["model.hidden_dim"] == "32"
     assert results.runs["error"].iloc[-1].startswith("NonFiniteLoss")
 
@@ -69,14 +71,22 @@ def test_the_newest_ablation_is_found_by_name(stored, parent):
 
 def test_a_reader_makes_no_database(stored, tmp_path):
     nowhere = replace(stored.store, tracking_uri=f"sqlite:///{tmp_path}/none.db")
-    assert newest_ablation(nowhere) is None and earlier_runs(nowhere).empty
+    assert newest_ablation(nowhere) is None and earlier_runs(nowhere, [AP]).empty
     assert not (tmp_path / "none.db").exists()
 
 
 def test_earlier_runs_are_the_finished_ones_with_their_settings(stored, parent):
-    found = earlier_runs(stored.store)
+    found = earlier_runs(stored.store, [AP])
     assert {"run_id", "arm", "seed", "fingerprint", "val/AP", "model.hidden_dim"} <= set(found)
     ours = load_ablation(stored.store, parent)
     assert set(ours.finished["run_id"]) <= set(found["run_id"])
     assert not set(ours.runs["run_id"]) - set(ours.finished["run_id"]) & set(found["run_id"])
     assert found["seed"].dtype.kind == "i" and names.ARM not in found
+
+
+def test_a_run_with_a_damaged_tag_is_told(stored):
+    parent = stored.ablation(1)
+    run_id = load_ablation(stored.store, parent).runs["run_id"].iloc[0]
+    stored.client.set_tag(run_id, names.SEED, "many")
+    with pytest.raises(StoreError, match=f"the run {run_id} is damaged: the tag detr.seed must be a whole number"):
+        load_ablation(stored.store, parent)

@@ -1,13 +1,15 @@
 """Reading the SQLite file directly gives what MLflow's own client gives."""
 
 import math
+import sqlite3
 from dataclasses import replace
 
 import pandas as pd
 import pytest
 from mlflow.entities import Metric
 
-from experiments.results.reading.reader import ClientReader, SqliteReader, open_reader
+from experiments.results.evidence import gather
+from experiments.results.reading.reader import COLUMNS, ClientReader, SqliteReader, open_reader
 from experiments.schema import names
 from experiments.schema.store import StoreError
 
@@ -88,3 +90,43 @@ def test_a_tracking_server_that_is_down_is_one_sentence(stored, monkeypatch):
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     with pytest.raises(StoreError, match="is the tracking server running"):
         open_reader(replace(stored.store, tracking_uri="http://127.0.0.1:9")).runs()
+
+
+# tables of another MLflow
+
+
+@pytest.fixture
+def copied(stored, parent, tmp_path):
+    """The store with a copy of its database, which a test may change, and what is in it."""
+    path = tmp_path / "mlflow.db"
+    with sqlite3.connect(stored.store.database) as source, sqlite3.connect(path) as target:
+        source.backup(target)
+    return replace(stored.store, tracking_uri=f"sqlite:///{path}")
+
+
+def test_tables_that_our_queries_do_not_fit_are_read_by_the_client_with_a_note(copied, parent, monkeypatch):
+    usual = open_reader(copied)
+    assert isinstance(usual, SqliteReader) and usual.note == ""
+    monkeypatch.setitem(COLUMNS, "runs", f"{COLUMNS['runs']} started_at")  # as if MLflow had renamed it
+    found = open_reader(copied)
+    assert isinstance(found, ClientReader) and "has no runs.started_at" in found.note
+    assert found.runs(tags={names.PARENT: parent}) == usual.runs(tags={names.PARENT: parent})
+    assert any("runs.started_at" in note for note in gather(copied, parent, replicates=5).notes)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ("UPDATE alembic_version SET version_num = 'later'", r"of another MLflow \(its tables have revision later"),
+        ("DROP TABLE alembic_version", "revision unknown"),
+    ],
+)
+def test_a_file_of_another_mlflow_is_refused_and_left_as_it_is(copied, change, said):
+    """MLflow's client would create the tables that it misses."""
+    with sqlite3.connect(copied.database) as connection:
+        connection.execute(change)
+        connection.execute("ALTER TABLE runs RENAME COLUMN start_time TO started_at")
+    before = copied.database.read_bytes()
+    with pytest.raises(StoreError, match=said):
+        open_reader(copied)
+    assert copied.database.read_bytes() == before

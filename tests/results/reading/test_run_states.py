@@ -13,9 +13,14 @@ from experiments.results.reading.run_states import (
     time_left,
 )
 from experiments.schema import names
+from experiments.schema.design import Design
+from experiments.schema.metrics import AP
 
 NOW = 1e6
-DESIGN = {"arms": {"a": {}, "b": {}}, "seeds": [0, 1, 2]}
+DESIGN = Design(
+    name="n", question="?", design="listed", factors={}, arms={"a": {}, "b": {}}, baseline="a", primary=None,
+    horizon="60 steps", seeds=(0, 1, 2),
+)  # fmt: skip
 
 
 def run(arm: str, seed: int, state: str, step: float = 30, **more) -> dict:
@@ -48,7 +53,7 @@ def test_time_left_is_at_the_speed_so_far(states):
 
 
 def test_states_read_as_text(states):
-    shown = display_states(states)
+    shown = display_states(states, AP)
     assert shown["time left"].tolist() == ["–", "1 min", "–", "–", "–", "–"]
     assert shown["error"][3] == "NonFiniteLoss: step 9: the loss is nan" and shown["AP"][0] == "40.0"
 

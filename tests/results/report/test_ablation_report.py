@@ -57,8 +57,8 @@ def test_the_page_needs_nothing_from_outside(files):
     assert not re.search(r'(src|href)="(?!#|data:)', page)
     assert files["report.html"].count("plotly.js v") == 1
     ids = re.findall(r'id="(figure-[a-z]+)"', page)
-    assert ids == [f"figure-{n}" for n in ("ap", "differences", "effects", "losses", "rates", "clipping", "entropy",
-                                           "matching", "classes")]  # fmt: skip
+    assert ids == [f"figure-{n}" for n in ("outcome", "differences", "effects", "losses", "rates", "clipping",
+                                           "entropy", "matching", "classes")]  # fmt: skip
 
 
 class Tags(HTMLParser):
@@ -146,12 +146,14 @@ def test_missing_predictions_are_told(stored):
     arms = [f"recipe={r},clip={c}" for r in ("official", "abbreviated") for c in ("0.1", "1.0")]
     parent = stored.ablation(1, silent=tuple((arm, 0) for arm in arms))
     found = gather(stored.store, parent)
-    assert found.replicates.empty and found.classes.empty and not found.scenes
+    assert not found.replicates and found.classes.empty and not found.scenes
     text = render(found)["report.md"]
     assert "No predictions were stored by recipe=official,clip=0.1, seed 0;" in text
     assert "There are no intervals over images." in text
     partly = gather(stored.store, stored.ablation(2, silent=((OTHER, 0), (OTHER, 1))), replicates=5)
-    assert list(partly.replicates) == [arm for arm in arms if arm != OTHER] and "report.html" in render(partly)
+    assert list(partly.replicates["val/AP"]) == [arm for arm in arms if arm != OTHER] and "report.html" in render(
+        partly
+    )
 
 
 def test_a_whole_arm_may_be_missing(stored):

@@ -9,12 +9,12 @@ from experiments.results.reading.run_states import display_states, run_states
 from experiments.results.report.glossary import explain
 from experiments.results.report.tables import (
     arm_table,
-    contrast_table,
     display_contrasts,
     display_effects,
     display_overview,
     with_differences,
 )
+from experiments.schema.metrics import AP
 
 
 @pytest.fixture(scope="module")
@@ -25,16 +25,16 @@ def results(stored):
 def test_every_column_is_explained(stored, results):
     evidence = gather(stored.store, results.run_id, replicates=5)
     tables = [
-        display_overview(with_differences(arm_table(results), results), results.design["baseline"]),
-        display_contrasts(contrast_table(evidence.verdicts)),
-        display_effects(evidence.effects),
-        display_states(run_states(results, {})),
+        display_overview(with_differences(arm_table(results), results), results.design),
+        display_contrasts(evidence.verdicts),
+        display_effects(evidence.effects["val/AP"], AP),
+        display_states(run_states(results, {}), AP),
     ]
     columns = {column for table in tables for column in table}
     assert {column for column in columns if not explain(column)} == set()
 
 
 def test_every_metric_of_the_curves_is_explained():
-    shown = [curves.LOSSES, curves.LOSS_PARTS, curves.RATES, curves.CLIPPING, curves.PRECISION, curves.MATCHING]
+    shown = [curves.LOSSES, curves.LOSS_PARTS, curves.RATES, curves.CLIPPING, curves.AP_KINDS, curves.MATCHING]
     assert {key for metrics in shown for key in metrics if not explain(key)} == set()
     assert "class a/b" in explain("val/AP/a/b") and explain("nobody knows") is None
