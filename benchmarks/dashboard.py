@@ -66,12 +66,18 @@ def build(folder: Path, num_runs: int, num_metrics: int, num_epochs: int) -> Sto
     truth = scenes(folder / "images", rng)
     arms = [f"lr={i}" for i in range(num_runs // SEEDS)]
     design = Design(
-        name="large", question="How fast is the dashboard?", design="factorial",
+        name="large",
+        question="How fast is the dashboard?",
+        design="factorial",
         factors={"lr": tuple(str(i) for i in range(len(arms)))},
         arms={arm: {"lr": str(i)} for i, arm in enumerate(arms)},
-        baseline=arms[0], primary=None, horizon=f"{num_epochs} epochs", seeds=tuple(range(SEEDS)),
-        settings={arm: {"optim.lr": 1e-4 * (i + 1)} for i, arm in enumerate(arms)}, images=str(folder / "images"),
-    )  # fmt: skip
+        baseline=arms[0],
+        primary=None,
+        horizon=f"{num_epochs} epochs",
+        seeds=tuple(range(SEEDS)),
+        settings={arm: {"optim.lr": 1e-4 * (i + 1)} for i, arm in enumerate(arms)},
+        images=str(folder / "images"),
+    )
     parent = client.create_run(experiment, run_name="large").info.run_id
     client.log_batch(parent, tags=[RunTag(names.ABLATION, "large"), RunTag(names.STATE, "finished")])
     client.log_text(parent, json.dumps(design.to_dict()), names.DESIGN)

@@ -51,7 +51,7 @@ def _reasons(evidence: Evidence) -> None:
         with st.expander(f"{len(further)} exploratory contrasts"):
             for verdict in further:
                 _verdict(verdict)
-    st.subheader("What is wrong with single runs", anchor="runs")
+    st.subheader("Faults of single runs", anchor="runs")
     if evidence.conditions.empty:
         st.markdown("Nothing: every run was trained, evaluated and audited without a finding.")
         return
