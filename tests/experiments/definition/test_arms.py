@@ -289,6 +289,7 @@ def test_a_plan_is_printed_and_nothing_is_run(answer, tmp_path, monkeypatch):
         ("train.num_processes=2", True),
         ("evaluation.backend=faster-coco-eval", True),
         ("train.compile=true", True),
+        ("train.checkpoint_activations=all", True),
         ("train.grouping=size", False),
     ],
 )
