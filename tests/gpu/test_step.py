@@ -65,3 +65,14 @@ def test_batches_come_pinned_where_they_go_to_a_gpu(tiny_run, device):
     moved = batch.to(torch.device(device))
     assert moved.images.device.type == device
     assert all(value.device.type == device for target in moved.targets for value in target.values())
+
+
+@pytest.mark.parametrize("part", ["backbone", "all"])
+@pytest.mark.parametrize("device", DEVICES)
+def test_recomputed_activations_give_the_same_gradients(tiny_run, device, part):
+    """With dropout, whose random numbers come again in the backward pass."""
+    settings = {"model": {"dropout": 0.1}}
+    expected, exact = step(prepare(tiny_run(device, **settings)))
+    metrics, gradients = step(prepare(tiny_run(device, **settings, train={"checkpoint_activations": part})))
+    assert metrics["train/loss"] == pytest.approx(expected["train/loss"], rel=1e-6)
+    assert distance(gradients, exact) < (1e-6 if device == "cpu" else 1e-3)
