@@ -6,6 +6,7 @@ records.jsonl       one line a record of training
 system.jsonl        use of CPU, memory, disk, network and GPU
 lease.json          process that trains it at present
 checkpoints/  best.safetensors  predictions.json  attention.safetensors  samples.png  worker.log  error.txt
+best_ema.safetensors  predictions_ema.json      of the moving average of the weights
 and the files that `experiments.folders.files` lists.
 """
 

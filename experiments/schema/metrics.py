@@ -15,8 +15,8 @@ from experiments.schema import names
 Better = Literal["higher", "lower"]
 PRECISION = ("AP", "AP50", "AP75", "APS", "APM", "APL")  # with intervals over images
 RECALL = ("AR1", "AR10", "AR100", "ARS", "ARM", "ARL")
-IN_POINTS = re.compile(rf"val/({'|'.join((*PRECISION, *RECALL))}|AP/.+)|diagnostics/AP_layer_\d+", re.DOTALL)
-LOWER = re.compile(r"(train|val)/(loss(_\w+)?|class_error|cardinality_error|seconds|\w+_time)")
+IN_POINTS = re.compile(rf"val/(ema/)?({'|'.join((*PRECISION, *RECALL))}|AP/.+)|diagnostics/AP_layer_\d+", re.DOTALL)
+LOWER = re.compile(r"(train|val)/(ema/)?(loss(_\w+)?|class_error|cardinality_error|seconds|\w+_time)")
 PREFIXES = ("train/", "val/", "diagnostics/", "progress/", "system/")
 EXAMPLES = (*(f"val/{name}" for name in PRECISION), "val/loss", "val/loss_ce", "val/loss_bbox", "val/loss_giou",
             "val/class_error", "train/loss", "seconds", *(f"val/{name}" for name in RECALL))  # fmt: skip

@@ -13,10 +13,11 @@ STEP, EPOCH, SAMPLES, SECONDS = "progress/step", "progress/epoch", "progress/sam
 NUM_STEPS = "progress/num_steps"  # of the whole run, logged once
 # artifacts
 RECORDS, PREDICTIONS, SAMPLES_PICTURE, CONFIG = "records.jsonl", "predictions.json", "samples.png", "config.json"
+PREDICTIONS_EMA = "predictions_ema.json"  # of the moving average of the weights
 SYSTEM = "system.jsonl"
 ATTENTION = "attention.safetensors"
 DESIGN, ANNOTATIONS, FAILURE = "ablation.json", "annotations_val.json", "error.txt"  # the first two at the parent
-FILES = (CONFIG, RECORDS, PREDICTIONS, ATTENTION, SAMPLES_PICTURE, FAILURE)  # of a run
+FILES = (CONFIG, RECORDS, PREDICTIONS, PREDICTIONS_EMA, ATTENTION, SAMPLES_PICTURE, FAILURE)  # of a run
 SPEC = "sweep.json"  # at a sweep's parent
 REPORT, CHECKPOINTS = "report", "checkpoints"  # folders
 TRACKED = "tracked.json"  # in the folders of runs, ablations and sweeps; no artifact

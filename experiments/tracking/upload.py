@@ -150,7 +150,7 @@ def changed_files(path: Path, known: dict[str, Any]) -> list[tuple[str, Path, li
     found = {name: path / name for name in (*names.FILES, names.DESIGN, names.SPEC, names.ANNOTATIONS)}
     found |= {f"{names.REPORT}/{file.name}": file for file in sorted((path / names.REPORT).glob("*"))}
     weights = names.CHECKPOINTS
-    found[f"{weights}/best.safetensors"] = path / "best.safetensors"
+    found |= {f"{weights}/{name}": path / name for name in ("best.safetensors", "best_ema.safetensors")}
     for last in sorted(folder for folder in (path / weights).glob("step-*") if not folder.suffix)[-1:]:
         found[f"{weights}/last/model.safetensors"] = last / "model.safetensors"
     changed = []

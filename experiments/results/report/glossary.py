@@ -100,4 +100,10 @@ def explain(name: str) -> str | None:
     for prefix in ("val/AP/", "AP of "):
         if name.startswith(prefix):
             return f"AP of the class {name.removeprefix(prefix)} alone."
+    if match := re.fullmatch(r"val[/ ]ema[/ ](.+)", name):
+        return f"Of the moving average of the weights: {explain(f'val/{match[1]}') or match[1]}"
+    if match := re.fullmatch(r"train[/ ]lr_(.+)", name):
+        return (
+            WORDS.get(f"lr_{match[1]}") or f"Learning rate of the parameters in the group {match[1]} of optim.groups."
+        )
     return signals.explain(name) or WORDS.get(re.sub(r"^(train|val|progress)[/ ]", "", name))

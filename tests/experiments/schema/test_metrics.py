@@ -13,6 +13,8 @@ from experiments.schema.metrics import AP, EXAMPLES, Metric, direction, in_point
         ("val/AP50", "higher", "AP50", "points", "+3.2", "AP50"),
         ("val/AP/traffic light", "higher", "AP of traffic light", "points", "+3.2", "AP/traffic light"),
         ("val/AR100", "higher", "AR100", "points", "+3.2", None),
+        ("val/ema/AP", "higher", "ema/AP", "points", "+3.2", None),
+        ("val/ema/loss", "lower", "val ema loss", "val ema loss", "+0.03", None),
         ("val/loss", "lower", "val loss", "val loss", "+0.03", None),
         ("val/loss_giou", "lower", "val loss_giou", "val loss_giou", "+0.032", None),
         ("train/loss", "lower", "train loss", "train loss", "+0.03", None),

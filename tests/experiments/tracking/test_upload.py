@@ -40,6 +40,8 @@ def fill(directory, num_steps: int = 5) -> None:
     Journal(directory.path / names.SYSTEM).append(RecordLine.stamped(step=0, metrics={"system/cpu": 50.0}))
     (directory.path / names.PREDICTIONS).write_text("[]")
     (directory.path / "best.safetensors").write_text("weights")
+    (directory.path / names.PREDICTIONS_EMA).write_text("[]")
+    (directory.path / "best_ema.safetensors").write_text("average")
     directory.update(state="finished")
     Folder(directory.path.parents[1]).update(state="finished")
 
@@ -55,7 +57,9 @@ def check(directory, store_file: Path) -> None:
     assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert (run.data.tags[names.ARM], run.data.params["optim.lr"]) == ("arm", "0.001")
     files = {one.path for one in client.list_artifacts(run.info.run_id)}
-    assert {"config.json", "records.jsonl", "predictions.json", "checkpoints"} <= files
+    assert {"config.json", "records.jsonl", "predictions.json", "predictions_ema.json", "checkpoints"} <= files
+    weights = {one.path for one in client.list_artifacts(run.info.run_id, "checkpoints")}
+    assert {"checkpoints/best.safetensors", "checkpoints/best_ema.safetensors"} <= weights
     for path in (directory.path, directory.path.parents[1]):
         assert left(path) == ""
 

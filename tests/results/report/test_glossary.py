@@ -38,3 +38,5 @@ def test_every_metric_of_the_curves_is_explained():
     shown = [curves.LOSSES, curves.LOSS_PARTS, curves.RATES, curves.CLIPPING, curves.AP_KINDS, curves.MATCHING]
     assert {key for metrics in shown for key in metrics if not explain(key)} == set()
     assert "class a/b" in explain("val/AP/a/b") and explain("nobody knows") is None
+    assert "average of the weights" in explain("val/ema/AP50") and "overlap" in explain("val/ema/AP50")
+    assert "no_decay" in explain("train/lr_no_decay") and "backbone" in explain("train/lr_backbone")
