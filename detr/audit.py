@@ -34,10 +34,10 @@ class Finding(NamedTuple):
 def audit_metrics(metrics: Mapping[str, float], other_strata: str = "") -> list[Finding]:
     """Whether the figures of one row can stand together.
 
-    metrics:       AP, AP50, AP75, APS, APM, APL, and if known AR1, AR10, AR100; in 0..1, -1 or NaN for nothing to find
+    metrics:       AP, AP50, AP75, APS, APM, APL, and if known AR1, AR10, AR100; in 0..1, -1 for nothing to find
     other_strata:  why AP's relation to the size strata is not COCO's on this set; "" where it is
     """
-    known = {key: metrics[key] for key in AUDITED if metrics.get(key, -1) != -1 and metrics[key] == metrics[key]}
+    known = {key: metrics[key] for key in AUDITED if metrics.get(key, -1) != -1}
     odd = [f"{key}={value:g}" for key, value in known.items() if not 0 <= value <= 1]
     if odd:
         return [Finding("range", False, f"{', '.join(odd)}: AP and AR lie in 0..1")]

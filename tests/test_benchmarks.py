@@ -17,7 +17,7 @@ from benchmarks.scaling import folders
 from benchmarks.table import Entry
 from detr.config import ModelConfig
 from detr.models import build_model
-from experiments.results.reading.stored_design import fault
+from experiments.schema.design import Design
 from experiments.schema.names import DESIGN
 from experiments.tracking.client import configure_mlflow
 
@@ -78,7 +78,7 @@ def test_the_gpu_benchmark_tells_what_waits_for_data():
 
 def test_the_store_of_many_runs_holds_designs_that_the_reader_takes(tmp_path):
     ((above, _),) = folders(tmp_path, count=4, arms=4)
-    assert not fault(json.loads((above / DESIGN).read_text()))
+    assert Design.from_dict(json.loads((above / DESIGN).read_text())).num_runs == 4
 
 
 @pytest.mark.usefixtures("configured")

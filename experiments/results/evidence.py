@@ -102,7 +102,8 @@ def run_conditions(
         if run["state"] == "finished":
             reasons[conditions.UNDER_TRAINED] = conditions.under_trained(frame)
             reasons[conditions.DATA_LIMITED] = conditions.data_limited(frame)
-            row = {name: run[f"val/{name}"] for name in AUDITED if f"val/{name}" in run}
+            known = {name: run.get(f"val/{name}", np.nan) for name in AUDITED}
+            row = {name: value for name, value in known.items() if value == value}  # NaN: nothing to find
             limits = run_area_limits(results.params.get(run["run_id"], {}))
             other = other_strata(content, limits) if limits else "the area limits are not known"
             failed = [finding.reason for finding in audit_metrics(row, other) if finding.passed is False]

@@ -157,7 +157,8 @@ def reference_table() -> pd.DataFrame:
     for name in PRECISION:
         shown[name] = [_mean_sd(value, None, 100, 1) for value in known[name]]
     rows = [dict(zip(PRECISION, row, strict=True)) for row in known[list(PRECISION)].to_numpy(float).tolist()]
-    failed = [[finding for finding in audit_metrics(row) if finding.passed is False] for row in rows]
+    given = [{name: value for name, value in row.items() if value == value} for row in rows]
+    failed = [[finding for finding in audit_metrics(row) if finding.passed is False] for row in given]
     faults = ["; ".join(finding.reason.partition(":")[0] for finding in found) for found in failed]  # in short
     shown["metric audit"] = [f"failed: {fault}" if fault else "passed" for fault in faults]
     return shown.assign(source=known["source"], note=REFERENCE_NOTE)

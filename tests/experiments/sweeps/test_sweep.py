@@ -160,7 +160,7 @@ def test_the_best_is_an_ablation_that_run_takes(searched, results, inside):
     number = int(table.loc[table["val/loss"].idxmin(), "number"])
     values = {"official": sweep.known["official"], f"trial {number}": results.study.trials[number].params}
     expected = {n: config_of(sweep.overrides, sweep.settings, v, "8 steps", 0) for n, v in values.items()}
-    assert found.baseline == "settings=official" and found.seeds == [0, 1]
+    assert found.design.baseline == "settings=official" and found.design.seeds == (0, 1)
     for arm in found.arms:
         mine, theirs = flatten(to_dict(arm.config)), flatten(to_dict(expected[arm.levels["settings"]]))
         assert mine == theirs
