@@ -103,7 +103,5 @@ def explain(name: str) -> str | None:
     if match := re.fullmatch(r"val[/ ]ema[/ ](.+)", name):
         return f"Of the moving average of the weights: {explain(f'val/{match[1]}') or match[1]}"
     if match := re.fullmatch(r"train[/ ]lr_(.+)", name):
-        return (
-            WORDS.get(f"lr_{match[1]}") or f"Learning rate of the group {match[1]} of optim.groups."
-        )
+        return WORDS.get(f"lr_{match[1]}") or f"Learning rate of the group {match[1]} of optim.groups."
     return signals.explain(name) or WORDS.get(re.sub(r"^(train|val|progress)[/ ]", "", name))
