@@ -9,10 +9,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
-from experiments.results.effects import Interval, holm, image_difference, paired_difference
+from experiments.results.effects import UNKNOWN, Interval, holm, image_difference, paired_difference
 from experiments.results.reasons import reasons
 from experiments.schema.contrasts import EXPLORATORY, SECONDARY, Contrast, contrasts
 
@@ -21,7 +20,6 @@ NOT_DISTINGUISHABLE, NOT_ENOUGH_SEEDS = "not distinguishable", "not enough seeds
 MIN_SEEDS = 6  # below, 2 / 2**n is over 0.05: no sign-flip test can reach it, whatever the differences are
 LEVEL = 0.05
 METRIC = "val/AP"
-UNKNOWN = Interval(np.nan, np.nan, np.nan, 0, np.nan, np.nan)
 
 
 @dataclass(frozen=True)

@@ -144,7 +144,8 @@ def contrast_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
     """One row a contrast, raw: differences in 0..1, intervals over seeds and over images, p, N and the reasons."""
     columns = ["contrast", "role", "verdict", "difference", "seeds_low", "seeds_high", "sd", "n", "planned", "p_value"]
     rows = [
-        (v.contrast.label, v.contrast.role, v.word, v.seeds.estimate, v.seeds.low, v.seeds.high, v.seeds.sd, v.seeds.n,
+        (v.contrast.label, v.contrast.role, v.word, v.seeds.estimate, v.seeds.low, v.seeds.high,
+         v.seeds.se * v.seeds.n**0.5, v.seeds.n,
          v.planned, v.p_value, v.images.estimate, v.images.low, v.images.high, ", ".join(v.contrast.changes),
          "; ".join(v.reasons))
         for v in verdicts
