@@ -58,7 +58,13 @@ def test_repeated_p_and_interval_agree_at_every_look():
             low > 0
         )
     assert sequential.repeated_interval(found, 0.05) == pytest.approx((found.low, found.high))
-    assert sequential.repeated_p(0.9, 0.01) == 1
+    assert sequential.repeated_p(0.9, 0.01) == 1 and math.isnan(sequential.repeated_p(math.nan, 0.01))
+
+
+def test_secondary_contrasts_take_holm_of_the_repeated_p():
+    assert sequential.repeated_holm([0.004], 0.01) == pytest.approx([0.02])
+    got = sequential.repeated_holm([0.004, math.nan, 0.001], 0.01)  # repeated: 0.02 and 0.005, times 1.2
+    assert got == pytest.approx([0.024, math.nan, 2 * 0.006], nan_ok=True)
 
 
 def test_an_e_value_has_mean_one_under_no_difference():
