@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from experiments.results.reading.stored_design import fault
 
 from benchmarks.__main__ import ALL, FOLDER, main
 from benchmarks.diagnostics import configuration
@@ -17,7 +18,6 @@ from benchmarks.scaling import folders
 from benchmarks.table import Entry
 from detr.config import ModelConfig
 from detr.models import build_model
-from experiments.results.reading.stored_design import fault
 from experiments.schema.names import DESIGN
 from experiments.tracking.client import configure_mlflow
 

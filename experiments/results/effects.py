@@ -11,8 +11,11 @@ from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 from scipy import stats
+
+Array = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -22,9 +25,15 @@ class Interval:
     estimate: float
     low: float
     high: float
-    n: int  # pairs of runs, or bootstrap replicates
-    sd: float  # of the n differences
+    n: int  # seeds, images, or bootstrap replicates
+    se: float  # standard error of the estimate
+    df: float  # of the t quantile; infinite for percentile intervals, which need none
     p_value: float  # two-sided, of no difference
+
+
+UNKNOWN = Interval(np.nan, np.nan, np.nan, 0, np.nan, np.nan, np.nan)
+PAIRED_FROM = 6  # seeds: from here on the paired error alone, whose t interval is exact under any covariance of arms
+ROUNDING = 1e-12  # spread below this share of the values is that of their last bits
 
 
 @dataclass(frozen=True)
@@ -36,13 +45,13 @@ class TwoVariances:
 
     @property
     def seed_variance(self) -> float:
-        """Variance of the mean difference over seeds: sd^2 / n."""
-        return self.seeds.sd**2 / self.seeds.n if self.seeds.n else np.nan
+        """Variance of the mean difference over seeds."""
+        return self.seeds.se**2
 
     @property
     def image_variance(self) -> float:
         """Variance of the difference over images: that of the bootstrap replicates."""
-        return self.images.sd**2
+        return self.images.se**2
 
 
 def half_width_factor(n: int, confidence: float = 0.95) -> float:
@@ -59,27 +68,27 @@ def paired_difference(frame: pd.DataFrame, arm: str, baseline: str, metric: str,
     differences = (_by_seed(frame, arm, metric) - _by_seed(frame, baseline, metric)).dropna()
     n = len(differences)
     if n == 0:
-        return Interval(np.nan, np.nan, np.nan, 0, np.nan, np.nan)
-    estimate, sd = differences.mean(), differences.std()
-    low, high, p_value = _t_interval(estimate, sd / np.sqrt(n), n - 1, confidence)
-    return Interval(float(estimate), low, high, n, float(sd), p_value)
+        return UNKNOWN
+    estimate, se = differences.mean(), differences.std() / np.sqrt(n)
+    low, high, p_value = t_interval(estimate, se, n - 1, confidence)
+    return Interval(float(estimate), low, high, n, float(se), n - 1, p_value)
 
 
 def image_difference(replicates: pd.DataFrame, arm: str, baseline: str, confidence: float = 0.95) -> Interval:
     """Mean and percentile interval of arm minus baseline over bootstrap replicates (rows, one column an arm).
 
-    n is the number of replicates with a value in both arms, sd their standard deviation (the standard error of the
-    difference), and p twice the smaller tail, which cannot fall below 2 / (n + 1). Identical arms give 0, 0, 0, p 1.
+    n is the number of replicates with a value in both arms, the standard error their standard deviation, and p twice
+    the smaller tail, which cannot fall below 2 / (n + 1). Identical arms give 0, 0, 0, p 1.
     On a few hundred images 95 % intervals cover 91 to 95 % (benchmarks.bootstrap --calibration).
     """
     differences = (replicates[arm] - replicates[baseline]).dropna().to_numpy()
     if len(differences) == 0:
-        return Interval(np.nan, np.nan, np.nan, 0, np.nan, np.nan)
+        return UNKNOWN
     low, high = np.quantile(differences, [(1 - confidence) / 2, (1 + confidence) / 2])
     tail = 1 + min(np.count_nonzero(differences <= 0), np.count_nonzero(differences >= 0))
-    sd = differences.std(ddof=1) if len(differences) > 1 else np.nan
+    se = differences.std(ddof=1) if len(differences) > 1 else np.nan
     p_value = min(1.0, 2 * tail / (len(differences) + 1))
-    return Interval(float(differences.mean()), float(low), float(high), len(differences), float(sd), p_value)
+    return Interval(float(differences.mean()), float(low), float(high), len(differences), float(se), np.inf, p_value)
 
 
 def both_variances(
@@ -129,7 +138,7 @@ def factorial_effects(
     rows = []
     for named, contrast in _contrasts(levels, cells):
         estimate, se = contrast @ means, np.sqrt(contrast @ covariance @ contrast)
-        low, high, p_value = _t_interval(estimate, se, df, confidence)
+        low, high, p_value = t_interval(estimate, se, df, confidence)
         n = int(np.isin(of_run, contrast.nonzero()[0]).sum())
         rows.append({**named, "estimate": estimate, "se": se, "low": low, "high": high, "p_value": p_value, "n": n})
     return pd.DataFrame(rows).assign(df=df)
@@ -156,9 +165,9 @@ def _by_seed(frame: pd.DataFrame, arm: str, metric: str) -> pd.Series:
     return values
 
 
-def _t_interval(estimate: float, se: float, df: int, confidence: float) -> tuple[float, float, float]:
+def t_interval(estimate: float, se: float, df: float, confidence: float) -> tuple[float, float, float]:
     """Low, high and two-sided p value; NaN without degrees of freedom. A zero SE leaves p 1 at zero, else 0."""
-    if df < 1:
+    if not df > 0:
         return np.nan, np.nan, np.nan
     half = stats.t.ppf((1 + confidence) / 2, df) * se
     p_value = 2 * stats.t.sf(abs(estimate) / se, df) if se > 0 else float(estimate == 0)
@@ -212,3 +221,57 @@ def _contrasts(
         sign = signs[one] * signs[other]
         named = {"effect": f"{one} x {other}", "kind": "interaction", "level": None, "baseline": None}
         yield named, sign / (sign > 0).sum()
+
+
+def contrast(frame: pd.DataFrame, weights: Mapping[str, float], metric: str, confidence: float = 0.95) -> Interval:
+    """Weighted sum over arms of their mean over seeds, with its interval over seeds (see `contrast_statistics`).
+
+    frame:    arm, seed, metric: one row a run; without a value where it has not finished
+    weights:  arm -> weight, such as +1/k for k arms and -1/k for the k arms they are compared with
+
+    The interval is NaN below two seeds, and where all seeds gave the same (se 0), which says nothing of the next one.
+    ValueError for arms that the frame does not have, and for a seed that stands twice in an arm.
+    """
+    used = {arm: weight for arm, weight in weights.items() if weight}
+    if missing := sorted(set(used) - set(frame["arm"])):
+        raise ValueError(f"no runs of arms {missing}; the frame has {sorted(frame['arm'].unique())}")
+    if not used:
+        raise ValueError(f"weights {dict(weights)} compare nothing")
+    values = pd.concat([_by_seed(frame, arm, metric) for arm in used], axis=1).to_numpy(float)  # (S, C)
+    statistics = contrast_statistics(values, np.array(list(used.values()), dtype=float))
+    estimate, se, df, n = (float(one) for one in statistics)
+    if se <= ROUNDING * np.abs(values).max(initial=0, where=~np.isnan(values)):
+        return Interval(estimate, np.nan, np.nan, int(n), 0.0, df, np.nan)
+    low, high, p_value = t_interval(estimate, se, df, confidence)
+    return Interval(estimate, low, high, int(n), se, df, p_value)
+
+
+def contrast_statistics(values: Array, weights: Array) -> tuple[Array, Array, Array, Array]:
+    """Estimate, standard error, degrees of freedom and number of seeds [...] of a contrast.
+
+    values:   [..., S, C] a run of seed s in arm c; NaN where there is none
+    weights:  [C]
+
+    From PAIRED_FROM seeds in all arms on, the error is that of the seeds' differences. Below, these have too few
+    degrees of freedom and Welch's error, which takes arms as independent, has enough; but it is too small where arms
+    on one side share the seed's luck, so the larger of the two counts, with Welch's df. Welch's uses all seeds of an
+    arm, and its n is that of the arm with the fewest.
+    """
+    mean, variance, runs = _mean_and_variance(values.swapaxes(-1, -2))  # (..., C)
+    paired_mean, paired_variance, pairs = _mean_and_variance(values @ weights)  # (...)
+    shares = weights**2 * variance
+    with np.errstate(invalid="ignore", divide="ignore"):
+        welch_df = shares.sum(axis=-1) ** 2 / (shares**2 / (runs - 1)).sum(axis=-1)
+    paired = pairs >= PAIRED_FROM
+    estimate = np.where(paired, paired_mean, mean @ weights)
+    se = np.sqrt(np.where(paired, paired_variance, np.fmax(shares.sum(axis=-1), paired_variance)))
+    return estimate, se, np.where(paired, pairs - 1, welch_df), np.where(paired, pairs, runs.min(axis=-1))
+
+
+def _mean_and_variance(values: Array) -> tuple[Array, Array, Array]:
+    """Mean over seeds, variance of the mean, and number of seeds [...] of values [..., S], NaN left out."""
+    n = (~np.isnan(values)).sum(axis=-1).astype(float)
+    with np.errstate(invalid="ignore", divide="ignore"):  # no seed has no mean, and one no variance
+        mean = np.nansum(values, axis=-1) / n
+        squares = np.nansum((values - mean[..., None]) ** 2, axis=-1)
+        return mean, squares / (n - 1) / n, n

@@ -9,10 +9,9 @@ checkpoints on these images, by the bootstrap over images.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-import numpy as np
 import pandas as pd
 
-from experiments.results.effects import Interval, holm, image_difference, paired_difference
+from experiments.results.effects import UNKNOWN, Interval, holm, image_difference, paired_difference
 from experiments.results.reasons import reasons
 from experiments.schema.contrasts import EXPLORATORY, PRIMARY, SECONDARY, Contrast, contrasts
 from experiments.schema.design import Design
@@ -22,7 +21,6 @@ BETTER, WORSE, EQUIVALENT = "better", "worse", "equivalent within the margin"
 NOT_DISTINGUISHABLE, NOT_ENOUGH_SEEDS = "not distinguishable", "not enough seeds"
 MIN_SEEDS = 6  # below, 2 / 2**n is over 0.05: no sign-flip test can reach it, whatever the differences are
 LEVEL = 0.05
-UNKNOWN = Interval(np.nan, np.nan, np.nan, 0, np.nan, np.nan)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from scipy import stats
+from scipy import optimize, stats
 
 from experiments.results import effects
 
@@ -47,7 +47,9 @@ def test_paired_difference_is_the_paired_t_test(pairs):
     low, high = want.confidence_interval(0.9)
     assert (got.n, got.estimate) == (len(pairs), pytest.approx(np.mean(a) - np.mean(b), abs=1e-12))
     assert (got.low, got.high, got.p_value) == pytest.approx((low, high, want.pvalue), rel=1e-6, abs=1e-9)
-    assert got.high - got.estimate == pytest.approx(effects.half_width_factor(got.n, 0.9) * got.sd, rel=1e-6)
+    assert got.high - got.estimate == pytest.approx(
+        effects.half_width_factor(got.n, 0.9) * got.se * got.n**0.5, rel=1e-6
+    )
 
 
 def test_pairs_are_by_seed_number_and_incomplete_ones_drop_out():
@@ -59,7 +61,7 @@ def test_pairs_are_by_seed_number_and_incomplete_ones_drop_out():
 def test_one_pair_has_an_estimate_and_no_interval():
     got = effects.paired_difference(runs_of({"a": [0.5], "b": [0.4]}), "a", "b", "AP")
     assert (got.n, got.estimate) == (1, pytest.approx(0.1))
-    assert np.isnan([got.low, got.high, got.sd, got.p_value]).all()
+    assert np.isnan([got.low, got.high, got.se, got.p_value]).all()
 
 
 def test_no_common_seed_is_n_zero():
@@ -68,7 +70,7 @@ def test_no_common_seed_is_n_zero():
 
 def test_an_arm_against_itself_differs_by_exactly_nothing():
     frame = runs_of({"a": [0.5, 0.7, 0.1]})
-    assert effects.paired_difference(frame, "a", "a", "AP") == effects.Interval(0, 0, 0, 3, 0, 1)
+    assert effects.paired_difference(frame, "a", "a", "AP") == effects.Interval(0, 0, 0, 3, 0, 2, 1)
 
 
 def test_constant_difference_is_certain():
@@ -182,4 +184,99 @@ def test_both_variances_come_apart():
     assert (got.images.low, got.images.high) == pytest.approx((0.2 - 1.96 * 0.03, 0.2 + 1.96 * 0.03), abs=0.004)
     assert got.images.p_value == pytest.approx(2 / 4001)
     same = effects.image_difference(replicates, "a", "a")
-    assert same == effects.Interval(0, 0, 0, 4000, 0, 1)
+    assert same == effects.Interval(0, 0, 0, 4000, 0, np.inf, 1)
+
+
+RECIPE = {"official, 0.1": -0.5, "official, 1.0": -0.5, "abbreviated, 0.1": 0.5, "abbreviated, 1.0": 0.5}
+CLIP = {"official, 0.1": -0.5, "official, 1.0": 0.5, "abbreviated, 0.1": -0.5, "abbreviated, 1.0": 0.5}
+PAIR = {"a": 1.0, "b": -1.0}
+
+
+def study(sds=(7.3, 8.5, 1.7, 2.4), means=(24.7, 27.6, 50.0, 48.6), paired_se=4.0) -> pd.DataFrame:
+    """A 2 x 2 of 3 seeds with these figures: every arm's deviations have a direction in the plane of their sum 0."""
+    plane = np.linalg.svd(np.ones((1, 3)))[2][1:] * np.sqrt(2)  # (2, S): SD 1 in every direction
+
+    def values(angle):
+        angles = np.array([0, angle, np.pi / 2, np.pi])
+        directions = np.stack([np.cos(angles), np.sin(angles)], axis=1) @ plane  # (C, S)
+        return np.array(means)[:, None] + np.array(sds)[:, None] * directions
+
+    def error(angle):
+        return np.std(np.array([-0.5, -0.5, 0.5, 0.5]) @ values(angle), ddof=1) / np.sqrt(3) - paired_se
+
+    return runs_of(dict(zip(RECIPE, values(optimize.brentq(error, 0.1, np.pi - 0.1)).tolist(), strict=True)))
+
+
+def test_the_rule_gives_the_figures_of_the_three_seed_study():
+    recipe = effects.contrast(study(), RECIPE, "AP")
+    assert (recipe.estimate, recipe.se, recipe.n) == (pytest.approx(23.15), pytest.approx(4.0), 3)
+    assert recipe.high - recipe.estimate == pytest.approx(10.7, abs=0.05) and recipe.p_value == pytest.approx(
+        0.0032, abs=5e-5
+    )
+    clip = effects.contrast(study(), CLIP, "AP")
+    assert (clip.estimate, clip.df) == (pytest.approx(0.75), pytest.approx(4.45, abs=0.01))
+    independent = effects.contrast(study(paired_se=2.0), RECIPE, "AP")  # then Welch's error is the larger
+    assert independent.high - independent.estimate == pytest.approx(8.93, abs=0.01)
+
+
+@given(st.integers(2, 9), st.integers(0, 2**32 - 1))
+def test_two_arms_are_the_t_test_of_the_rule(num_seeds, seed):
+    rng = np.random.default_rng(seed)
+    a, b = rng.normal(0, 3, num_seeds), rng.normal(1, 1, num_seeds)
+    got = effects.contrast(runs_of({"a": a.tolist(), "b": b.tolist()}), PAIR, "AP", confidence=0.9)
+    welch, paired = stats.ttest_ind(a, b, equal_var=False), stats.ttest_rel(a, b)
+    error = {name: abs((a.mean() - b.mean()) / test.statistic) for name, test in (("W", welch), ("P", paired))}
+    assert (got.estimate, got.n) == (pytest.approx(a.mean() - b.mean(), abs=1e-12), num_seeds)
+    if num_seeds >= 6 or error["W"] >= error["P"]:
+        want = paired if num_seeds >= 6 else welch
+        assert got.p_value == pytest.approx(want.pvalue, abs=1e-12)
+        assert (got.low, got.high) == pytest.approx(want.confidence_interval(0.9), rel=1e-9, abs=1e-9)
+    else:
+        assert (got.se, got.df) == pytest.approx((error["P"], welch.df))
+
+
+def test_more_than_two_arms_are_the_t_test_of_the_seeds_from_six_on():
+    rng = np.random.default_rng(0)
+    values = {arm: rng.normal(size=7).tolist() for arm in CLIP}
+    got = effects.contrast(runs_of(values), CLIP, "AP")
+    differences = sum(weight * np.array(values[arm]) for arm, weight in CLIP.items())
+    assert got.p_value == pytest.approx(stats.ttest_1samp(differences, 0).pvalue, abs=1e-12)
+    assert (got.estimate, got.df) == (pytest.approx(differences.mean()), 6)
+
+
+def test_unequal_numbers_of_seeds_are_welch_with_all_and_paired_on_the_common_ones():
+    a, b = [0.1, 0.5, 0.3, 0.2], [0.2, 0.6, 0.5]
+    welch = stats.ttest_ind(a, b, equal_var=False)  # larger here, where seeds agree
+    got = effects.contrast(runs_of({"a": a, "b": b}).sample(frac=1, random_state=0), PAIR, "AP")
+    assert (got.p_value, got.df, got.n) == (pytest.approx(welch.pvalue), pytest.approx(welch.df), 3)
+    apart = runs_of({"a": a, "b": [np.nan] * 4 + b})  # no seed in common
+    assert effects.contrast(apart, PAIR, "AP").p_value == pytest.approx(welch.pvalue)
+    opposed = [0.6, 0.2, 0.5]  # high where the other is low
+    got = effects.contrast(runs_of({"a": a, "b": opposed}), PAIR, "AP")
+    assert got.se == pytest.approx(np.std(np.subtract(a[:3], opposed), ddof=1) / np.sqrt(3))
+    assert got.df == pytest.approx(stats.ttest_ind(a, opposed, equal_var=False).df)
+    rng = np.random.default_rng(0)
+    many, fewer = rng.normal(size=9).tolist(), rng.normal(size=7).tolist()
+    paired = effects.contrast(runs_of({"a": many, "b": fewer}), PAIR, "AP")
+    assert (paired.p_value, paired.n) == (pytest.approx(stats.ttest_rel(many[:7], fewer).pvalue), 7)
+
+
+def test_a_contrast_without_two_seeds_or_without_spread_has_no_interval():
+    one = effects.contrast(runs_of({"a": [0.5, 0.6], "b": [0.4]}), PAIR, "AP")
+    assert (one.estimate, one.n) == (pytest.approx(0.15), 1)
+    none = effects.contrast(runs_of({"a": [0.5], "b": [np.nan]}), PAIR, "AP")
+    same = effects.contrast(runs_of({"a": [0.1] * 3, "b": [0.3] * 3}), PAIR, "AP")  # 0.1 + 0.1 + 0.1 is not 0.3
+    assert (same.se, same.n, same.estimate) == (0, 3, pytest.approx(-0.2)) and np.isnan(none.estimate)
+    for got in (one, none, same):
+        assert np.isnan([got.low, got.high, got.p_value]).all()
+
+
+def test_a_contrast_names_what_it_cannot_compare():
+    frame = runs_of({"a": [0.5, 0.6], "b": [0.4, 0.2]})
+    with pytest.raises(ValueError, match=r"arms \['c', 'd'\]; the frame has \['a', 'b'\]"):
+        effects.contrast(frame, {"c": 1, "a": -0.5, "d": -0.5}, "AP")
+    with pytest.raises(ValueError, match=r"'b' has more than one run of seed \[1\]"):
+        effects.contrast(pd.concat([frame, frame.tail(1)]), PAIR, "AP")
+    with pytest.raises(ValueError, match="compare nothing"):
+        effects.contrast(frame, {"a": 0.0}, "AP")
+    assert effects.contrast(frame, {**PAIR, "absent": 0.0}, "AP") == effects.contrast(frame, PAIR, "AP")

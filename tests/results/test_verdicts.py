@@ -54,7 +54,7 @@ def runs(values: dict[str, list[float]], **columns: float) -> pd.DataFrame:
 
 
 def interval(low: float, high: float, n: int = 8) -> Interval:
-    return Interval((low + high) / 2, low, high, n, 0.01, math.nan)
+    return Interval((low + high) / 2, low, high, n, 0.01, n - 1, math.nan)
 
 
 # words

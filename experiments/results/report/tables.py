@@ -171,7 +171,7 @@ def contrast_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
     columns += ["p_value", "images_difference", "images_low", "images_high", "changes", "reasons"]
     rows = [
         (v.contrast.label, v.contrast.role, v.metric.key, v.word, v.seeds.estimate, v.seeds.low, v.seeds.high,
-         v.seeds.sd, v.seeds.n, v.planned, v.p_value, v.images.estimate, v.images.low, v.images.high,
+         v.seeds.se * v.seeds.n**0.5, v.seeds.n, v.planned, v.p_value, v.images.estimate, v.images.low, v.images.high,
          ", ".join(v.contrast.changes), "; ".join(v.reasons))
         for v in verdicts
     ]  # fmt: skip
