@@ -9,6 +9,7 @@ checkpoints on these images, by the bootstrap over images.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
+import numpy as np
 import pandas as pd
 
 from experiments.results.effects import UNKNOWN, Interval, holm, image_difference, paired_difference

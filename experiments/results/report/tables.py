@@ -8,9 +8,9 @@ from pathlib import Path
 import pandas as pd
 
 from detr.audit import audit_metrics
-from experiments.results.effects import half_width_factor
+from experiments.results.effects import UNKNOWN, half_width_factor
 from experiments.results.reading.ablations import AblationResults
-from experiments.results.verdicts import UNKNOWN, Verdict, probability, seed_difference
+from experiments.results.verdicts import Verdict, probability, seed_difference
 from experiments.schema import names
 from experiments.schema.contrasts import Contrast
 from experiments.schema.design import Design
