@@ -1,4 +1,4 @@
-"""Effects against closed forms, the table of half-widths, and references from scipy and least squares."""
+"""Contrasts and effects against closed forms and references from scipy."""
 
 import itertools
 
@@ -11,7 +11,7 @@ from scipy import optimize, stats
 
 from experiments.results import effects
 
-FACTORS = {"lr": [1e-4, 3e-4], "norm": ["post", "pre"], "clip": [None, 0.1]}
+FACTORS = {"lr": ["1e-4", "3e-4"], "norm": ["post", "pre"], "clip": ["off", "0.1"]}
 
 
 def runs_of(values: dict[str, list[float]]) -> pd.DataFrame:
@@ -20,145 +20,89 @@ def runs_of(values: dict[str, list[float]]) -> pd.DataFrame:
     )
 
 
-def factorial(factors: dict[str, list], metric, num_seeds: int = 3) -> pd.DataFrame:
-    """A full factorial with metric(cell, seed)."""
+def factorial(factors: dict[str, list[str]], metric, num_seeds: int = 3) -> tuple[pd.DataFrame, dict, dict]:
+    """Runs of a full factorial with metric(levels, seed), its arms and its factors."""
     cells = [dict(zip(factors, cell, strict=True)) for cell in itertools.product(*factors.values())]
-    return pd.DataFrame(
-        [{**cell, "seed": seed, "AP": metric(cell, seed)} for cell in cells for seed in range(num_seeds)]
-    )
-
-
-@pytest.mark.parametrize(("n", "factor"), [(2, 8.98), (3, 2.48), (5, 1.24), (8, 0.84)])
-def test_half_width_table(n, factor):
-    assert effects.half_width_factor(n) == pytest.approx(factor, abs=0.005)
-
-
-def test_half_width_of_one_difference_is_unknown():
-    assert np.isnan(effects.half_width_factor(1))
-
-
-@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=9))
-def test_paired_difference_is_the_paired_t_test(pairs):
-    a, b = map(list, zip(*pairs, strict=True))
-    if np.std(np.subtract(a, b)) < 1e-6:
-        return  # scipy itself warns of lost precision
-    got = effects.paired_difference(runs_of({"a": a, "b": b}), "a", "b", "AP", confidence=0.9)
-    want = stats.ttest_rel(a, b)
-    low, high = want.confidence_interval(0.9)
-    assert (got.n, got.estimate) == (len(pairs), pytest.approx(np.mean(a) - np.mean(b), abs=1e-12))
-    assert (got.low, got.high, got.p_value) == pytest.approx((low, high, want.pvalue), rel=1e-6, abs=1e-9)
-    assert got.high - got.estimate == pytest.approx(
-        effects.half_width_factor(got.n, 0.9) * got.se * got.n**0.5, rel=1e-6
-    )
-
-
-def test_pairs_are_by_seed_number_and_incomplete_ones_drop_out():
-    frame = runs_of({"a": [0.5, 0.6, np.nan, 0.8], "b": [0.4, 0.4, 0.4]}).sample(frac=1, random_state=0)
-    got = effects.paired_difference(frame, "a", "b", "AP")
-    assert (got.n, got.estimate) == (2, pytest.approx(0.15))
-
-
-def test_one_pair_has_an_estimate_and_no_interval():
-    got = effects.paired_difference(runs_of({"a": [0.5], "b": [0.4]}), "a", "b", "AP")
-    assert (got.n, got.estimate) == (1, pytest.approx(0.1))
-    assert np.isnan([got.low, got.high, got.se, got.p_value]).all()
-
-
-def test_no_common_seed_is_n_zero():
-    assert effects.paired_difference(runs_of({"a": [0.5, np.nan], "b": [np.nan, 0.4]}), "a", "b", "AP").n == 0
-
-
-def test_an_arm_against_itself_differs_by_exactly_nothing():
-    frame = runs_of({"a": [0.5, 0.7, 0.1]})
-    assert effects.paired_difference(frame, "a", "a", "AP") == effects.Interval(0, 0, 0, 3, 0, 2, 1)
-
-
-def test_constant_difference_is_certain():
-    assert effects.paired_difference(runs_of({"a": [0.5, 0.75], "b": [0.25, 0.5]}), "a", "b", "AP").p_value == 0
-
-
-def test_unknown_arm_and_repeated_seed_are_named():
-    frame = runs_of({"a": [0.5], "b": [0.4]})
-    with pytest.raises(ValueError, match=r"'c'.*\['a', 'b'\]"):
-        effects.paired_difference(frame, "c", "b", "AP")
-    with pytest.raises(ValueError, match=r"'a' has more than one run of seed \[0\]"):
-        effects.paired_difference(pd.concat([frame, frame.head(1)]), "a", "b", "AP")
+    arms = {",".join(f"{name}={level}" for name, level in cell.items()): cell for cell in cells}
+    rows = [(arm, seed, metric(cell, seed)) for arm, cell in arms.items() for seed in range(num_seeds)]
+    return pd.DataFrame(rows, columns=["arm", "seed", "AP"]), arms, factors
 
 
 def test_factorial_recovers_effects_whatever_the_seeds_add():
     def metric(cell, seed):
-        lr, pre, clip = cell["lr"] == 3e-4, cell["norm"] == "pre", cell["clip"] == 0.1
+        lr, pre, clip = cell["lr"] == "3e-4", cell["norm"] == "pre", cell["clip"] == "0.1"
         return 0.3 + 0.02 * lr + 0.05 * pre - 0.01 * clip + 0.04 * lr * pre + 10.0**seed
 
-    got = effects.factorial_effects(factorial(FACTORS, metric), FACTORS, "AP").set_index("effect")
+    got = effects.factorial_effects(*factorial(FACTORS, metric, num_seeds=6), "AP").set_index("effect")
     # In the model with 0/1 factors, the main effect is the average over the other factor: 0.02 + 0.04 / 2.
     want = {"lr": 0.04, "norm": 0.07, "clip": -0.01, "lr x norm": 0.02, "lr x clip": 0, "norm x clip": 0}
-    assert got["estimate"].to_dict() == pytest.approx(want, abs=1e-12)
-    assert got.loc["clip", ["level", "baseline"]].tolist() == [0.1, None]
-    assert got["se"].max() < 1e-12
-    assert set(got["n"]) == {24} and set(got["df"]) == {14}
+    assert got["estimate"].to_dict() == pytest.approx(want, abs=1e-9)
+    assert got.loc["clip", ["level", "baseline"]].tolist() == ["0.1", "off"]
+    assert got["se"].max() < 1e-9 and set(got["n"]) == {6} and set(got["df"]) == {5}
 
 
-def test_standard_error_of_a_full_factorial_is_two_sigma_over_root_runs():
+def test_an_effect_has_the_interval_of_its_contrast():
     rng = np.random.default_rng(0)
-    frame = factorial(FACTORS, lambda cell, seed: rng.normal())
-    got = effects.factorial_effects(frame, list(FACTORS), "AP")
-    table = frame["AP"].to_numpy().reshape(8, 3)
-    residual = table - table.mean(axis=1, keepdims=True) - table.mean(axis=0) + table.mean()
-    sigma = np.sqrt(np.sum(residual**2) / 14)
-    assert got["se"].to_numpy() == pytest.approx(np.full(6, 2 * sigma / np.sqrt(24)))
-    assert got["high"].sub(got["estimate"]).to_numpy() == pytest.approx(stats.t.ppf(0.975, 14) * got["se"])
-    assert got["p_value"].to_numpy() == pytest.approx(2 * stats.t.sf(np.abs(got["estimate"] / got["se"]), 14))
+    frame, arms, factors = factorial(FACTORS, lambda cell, seed: rng.normal())
+    got = effects.factorial_effects(frame, arms, factors, "AP").set_index("effect")
+    sides = {
+        name: {arm: 1 if levels[name] == factors[name][1] else -1 for arm, levels in arms.items()} for name in factors
+    }
+    signs = sides | {"lr x clip": {arm: sides["lr"][arm] * sides["clip"][arm] for arm in arms}}
+    for name, of_arm in signs.items():
+        want = effects.contrast(frame, {arm: sign / 4 for arm, sign in of_arm.items()}, "AP")
+        assert got.loc[name, list(vars(want))].tolist() == pytest.approx(list(vars(want).values()))
 
 
-def test_false_alarms_of_the_factorial_are_five_percent():
-    rng = np.random.default_rng(1)
-    p = [
-        effects.factorial_effects(factorial(FACTORS, lambda c, s: rng.normal() + 5 * s), FACTORS, "AP")["p_value"].iloc[
-            0
+def test_the_interaction_is_the_closed_form_of_statistics():
+    """Independent arms of equal spread: the pooled error of least squares and Welch's agree in expectation."""
+    rng = np.random.default_rng(0)
+    found = pd.concat(
+        [
+            effects.factorial_effects(*factorial(FACTORS, lambda c, s: rng.normal(), num_seeds=12), "AP")
+            for _ in range(40)
         ]
-        for _ in range(600)
-    ]
-    assert 0.03 < np.mean(np.array(p) < 0.05) < 0.07  # 5 % with a standard error of 0.9 %
+    )
+    assert (found["se"] ** 2).mean() == pytest.approx(4 / (8 * 12), rel=0.1)  # 2 sigma / sqrt(runs)
+
+
+def test_false_alarms_are_five_percent_whatever_the_seeds_add():
+    rng = np.random.default_rng(1)
+    values = rng.normal(size=(20000, 6, 8)) + 5 * rng.normal(size=(20000, 6, 1))  # (sets, S, C)
+    estimate, se, df, _ = effects.contrast_statistics(values, np.repeat([0.25, -0.25], 4))
+    p = 2 * stats.t.sf(np.abs(estimate / se), df)
+    assert 0.045 < np.mean(p < 0.05) < 0.055  # 5 % with a standard error of 0.15 %
 
 
 def test_three_levels_are_each_compared_with_the_baseline():
-    factors = {"queries": [100, 50, 300], "norm": ["post", "pre"]}
-    frame = factorial(factors, lambda cell, seed: cell["queries"] / 1000 + (cell["norm"] == "pre") * 0.1)
-    got = effects.factorial_effects(frame, factors, "AP")
+    factors = {"queries": ["100", "50", "300"], "norm": ["post", "pre"]}
+    got = effects.factorial_effects(
+        *factorial(factors, lambda cell, seed: int(cell["queries"]) / 1000 + (cell["norm"] == "pre") * 0.1), "AP"
+    )
     assert got["effect"].tolist() == ["queries", "queries", "norm"]  # no 2 x 2 interaction
     assert got["estimate"].tolist() == pytest.approx([-0.05, 0.2, 0.1])
-    assert got["n"].tolist() == [12, 12, 18]
 
 
-def test_a_missing_run_leaves_the_estimate_unbiased_and_a_missing_cell_is_named():
-    frame = factorial(FACTORS, lambda cell, seed: (cell["norm"] == "pre") * 0.1 + seed)
+def test_a_missing_run_leaves_the_estimate_unbiased_and_a_missing_arm_is_named():
+    frame, arms, factors = factorial(FACTORS, lambda cell, seed: (cell["norm"] == "pre") * 0.1)
     frame.loc[4, "AP"] = np.nan
-    got = effects.factorial_effects(frame, FACTORS, "AP").set_index("effect")
-    assert got.loc["norm", ["estimate", "n", "df"]].tolist() == pytest.approx([0.1, 23, 13])
-    without = frame[(frame["lr"] == 1e-4) | (frame["norm"] == "post") | (frame["clip"] == 0.1)]
-    with pytest.raises(ValueError, match=r"no run with a AP for \{'lr': 0.0003, 'norm': 'pre', 'clip': None\}$"):
-        effects.factorial_effects(without, FACTORS, "AP")
-
-
-def test_cells_that_share_no_seed_cannot_be_compared():
-    frame = factorial({"norm": ["post", "pre"]}, lambda cell, seed: 0.1, num_seeds=2)
-    with pytest.raises(ValueError, match="share no seeds"):
-        effects.factorial_effects(frame.iloc[[0, 3]], ["norm"], "AP")
+    got = effects.factorial_effects(frame, arms, factors, "AP").set_index("effect")
+    assert got.loc["norm", ["estimate", "n"]].tolist() == pytest.approx([0.1, 2])
+    without = frame[frame["arm"] != "lr=3e-4,norm=pre,clip=off"]
+    with pytest.raises(ValueError, match=r"no run with a AP of lr=3e-4,norm=pre,clip=off$"):
+        effects.factorial_effects(without, arms, factors, "AP")
 
 
 def test_one_seed_gives_estimates_without_intervals():
-    got = effects.factorial_effects(factorial(FACTORS, lambda c, s: float(c["lr"]), num_seeds=1), FACTORS, "AP")
+    got = effects.factorial_effects(*factorial(FACTORS, lambda c, s: float(c["lr"]), num_seeds=1), "AP")
     assert got["estimate"].iloc[0] == pytest.approx(2e-4)
     assert got[["se", "low", "high", "p_value"]].isna().all(axis=None)
 
 
-def test_foreign_levels_and_repeated_runs_are_refused():
-    frame = factorial(FACTORS, lambda cell, seed: 0.1)
-    with pytest.raises(ValueError, match="does not have"):
-        effects.factorial_effects(frame, {**FACTORS, "norm": ["post"]}, "AP")
+def test_a_repeated_run_is_refused():
+    frame, arms, factors = factorial(FACTORS, lambda cell, seed: 0.1)
     with pytest.raises(ValueError, match="more than one run"):
-        effects.factorial_effects(pd.concat([frame, frame.head(1)], ignore_index=True), FACTORS, "AP")
+        effects.factorial_effects(pd.concat([frame, frame.head(1)], ignore_index=True), arms, factors, "AP")
 
 
 def test_holm_by_hand():
@@ -173,18 +117,11 @@ def test_holm_lies_between_the_raw_and_the_bonferroni_value_and_keeps_the_order(
     assert (np.diff(adjusted[np.argsort(p)]) >= 0).all()
 
 
-def test_both_variances_come_apart():
-    rng = np.random.default_rng(0)
-    frame = runs_of({"a": [0.5, 0.6, 0.7], "b": [0.4, 0.4, 0.4]})
-    shared = rng.normal(0, 1, 4000)
-    replicates = pd.DataFrame({"a": shared + rng.normal(0.2, 0.03, 4000), "b": shared})
-    got = effects.both_variances(frame, replicates, "a", "b", "AP")
-    assert got.seed_variance == pytest.approx(0.1**2 / 3)
-    assert got.image_variance == pytest.approx(0.03**2, rel=0.1)  # the shared part of the replicates cancels
-    assert (got.images.low, got.images.high) == pytest.approx((0.2 - 1.96 * 0.03, 0.2 + 1.96 * 0.03), abs=0.004)
-    assert got.images.p_value == pytest.approx(2 / 4001)
-    same = effects.image_difference(replicates, "a", "a")
-    assert same == effects.Interval(0, 0, 0, 4000, 0, np.inf, 1)
+def test_a_single_arm_has_the_t_interval_of_its_mean():
+    values = [0.3, 0.5, 0.1, 0.2]
+    got = effects.contrast(runs_of({"a": values}), {"a": 1.0}, "AP")
+    want = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    assert (got.low, got.high, got.n) == (pytest.approx(want.low), pytest.approx(want.high), 4)
 
 
 RECIPE = {"official, 0.1": -0.5, "official, 1.0": -0.5, "abbreviated, 0.1": 0.5, "abbreviated, 1.0": 0.5}
