@@ -38,6 +38,8 @@ class Trust:
     high: float
     regret: float  # what the best configuration has at the longer rung above the sweep's choice, in the metric's units
     regret_AP: float  # the same in AP (0..1), by AP; NaN where nothing was detected in any
+    num_finished: int  # trials of the sweep, which the next is about
+    regression: tuple[float, float, float]  # tau over all of them with its 95 % interval (`regression_tau`); may be NaN
 
     @property
     def sentence(self) -> str:
@@ -46,13 +48,19 @@ class Trust:
         pruned = f", {self.num_pruned} of them pruned in the sweep" if self.num_pruned else ""
         text = (
             f"{self.metric} at {self.rung}: Kendall's tau {self.tau:.2f} (95 % interval {self.low:.2f} to "
-            f"{self.high:.2f}, p = {self.p:.2g}, N = {self.n} configurations{pruned}); top-1 regret "
+            f"{self.high:.2f}, p = {self.p:.2g}, N = {self.n} configurations{pruned}){self._over_all()}; top-1 regret "
             f"{scale * self.regret:.3g}"
         )
         if in_points(self.metric):
             return text + " AP points"
         known = self.regret_AP == self.regret_AP
         return text + (f", {100 * self.regret_AP:.3g} AP points" if known else "; nothing is detected yet")
+
+    def _over_all(self) -> str:
+        tau, low, high = self.regression
+        if tau != tau:
+            return ""
+        return f"; over all {self.num_finished} finished trials, by regression, {tau:.2f} ({low:.2f} to {high:.2f})"
 
 
 def ranking(frame: pd.DataFrame, metric: str, direction: str) -> pd.DataFrame:
@@ -129,12 +137,13 @@ def trust_frame(results: SweepResults, metric: str | None = None) -> pd.DataFram
 def trust_summary(results: SweepResults) -> list[Trust]:
     """One entry a longer rung and objective that has at least six configurations; none: screening only."""
     found = []
+    searched = trial_frame(results.study, results.objectives)
     for metric, direction in results.objectives.items():
-        frame = trust_frame(results, metric)
+        frame, finished = trust_frame(results, metric), searched.loc[searched["state"] == "finished", metric].dropna()
         for rung in results.spec["rungs"][1:]:
             rows = frame[frame["rung"] == rung]
             if len(rows) >= MIN_CONFIGURATIONS:
-                found.append(_summary(rows, rung, metric, direction))
+                found.append(_summary(rows, rung, metric, direction, finished.tolist()))
     return found
 
 
@@ -147,13 +156,13 @@ def label(results: SweepResults) -> str:
     return f"checked at {first.rung}: tau {first.tau:.2f}, N = {first.n}"
 
 
-def _summary(rows: pd.DataFrame, rung: str, metric: str, direction: str) -> Trust:
+def _summary(rows: pd.DataFrame, rung: str, metric: str, direction: str, all_short: Sequence[float]) -> Trust:
     sign = 1 if direction == MAXIMIZE else -1
     test = kendalltau(rows["short_rank"], rows["long_rank"])
     low, high = tau_interval(rows["short_rank"].tolist(), rows["long_rank"].tolist())
     gain = sign * rows["long"]
     chosen = rows["short_rank"].argmin()
-    AP = rows["long_AP"]
+    AP, ended = rows["long_AP"], rows[rows["state"] == "finished"]  # the others' values are of shorter runs
     return Trust(
         rung=rung,
         metric=metric,
@@ -165,6 +174,8 @@ def _summary(rows: pd.DataFrame, rung: str, metric: str, direction: str) -> Trus
         high=high,
         regret=float(gain.max() - gain.iloc[chosen]),
         regret_AP=float(AP.max() - AP.iloc[chosen]) if AP.max() > 0 else float("nan"),
+        num_finished=len(all_short),
+        regression=regression_tau(ended["short"].tolist(), ended["long"].tolist(), all_short),
     )
 
 
@@ -249,9 +260,10 @@ def regression_tau(
     x, y = np.asarray(short, dtype=float), np.asarray(long, dtype=float)
     if len(x) != len(y):
         raise ValueError(f"{len(x)} short values and {len(y)} long ones: one of each is needed for a configuration")
-    df, spread = len(x) - 2, float(np.sum((x - x.mean()) ** 2)) if len(x) else 0.0
-    if df < 1 or spread == 0 or np.ptp(y) == 0:
+    df = len(x) - 2
+    if df < 1 or np.ptp(x) == 0 or np.ptp(y) == 0:
         return float("nan"), float("nan"), float("nan")
+    spread = float(np.sum((x - x.mean()) ** 2))
     slope = float((x - x.mean()) @ y) / spread
     residual = float(np.sqrt(np.sum((y - y.mean() - slope * (x - x.mean())) ** 2) / df))
     if residual == 0:

@@ -85,6 +85,23 @@ def test_tau_and_regret_of_a_known_case():
     assert "5 AP points" in found.sentence and "N = 6" in found.sentence
 
 
+def test_the_regression_is_about_all_finished_trials():
+    values = np.random.default_rng(0).normal(0.3, 0.05, 24).round(3).tolist()
+    short = study(values, pruned={3: 2})
+    again = {i: values[i] + 0.01 * (-1) ** i for i in (0, 3, 5, 9, 13, 20, 23)}
+    found = trust.trust_summary(results(short, again))[0]
+    ended = [i for i in again if i != 3]  # 3 has a value, but of a shorter run
+    finished = [value for i, value in enumerate(values) if i != 3]
+    want = trust.regression_tau([values[i] for i in ended], [again[i] for i in ended], finished)
+    assert found.regression == pytest.approx(want) and (found.n, found.num_finished) == (7, 23)
+    assert (
+        f"; over all 23 finished trials, by regression, {want[0]:.2f} ({want[1]:.2f} to {want[2]:.2f})"
+        in found.sentence
+    )
+    same = trust.trust_summary(results(study([0.1] * 6), {i: 0.1 * i for i in range(6)}))[0]
+    assert "regression" not in same.sentence
+
+
 def test_interval_of_tau_covers_rankings_of_mallows_model():
     """Drawn from the model itself by enumeration, the interval covers the true tau at least 95 % of the time."""
     orders = list(itertools.permutations(range(5)))
