@@ -74,7 +74,8 @@ class Verdict:
     def _because(self, most: int | None = None) -> str:
         if not self.reasons:
             return ""
-        kind = "note" if self.word in (BETTER, WORSE) else "reason"  # these limit a claim, and do not explain it
+        claims = (BETTER, WORSE, *PROVISIONALLY.values())
+        kind = "note" if self.word in claims else "reason"  # a note limits a claim, and does not explain it
         return f"; {kind}{'s' if len(self.reasons[:most]) > 1 else ''}: {'; '.join(self.reasons[:most])}"
 
     def evidence(self) -> list[str]:

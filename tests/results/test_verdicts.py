@@ -298,7 +298,9 @@ def test_earlier_runs_do_not_count_at_the_planned_number_of_seeds():
     (planned,) = verdicts(TWO, runs(values), {}, NONE, prior)
     assert planned.word == UNDECIDED and planned.judged == planned.seeds
     more = replace(TWO, seeds=(0, 1, 2, 3))
-    assert verdicts(more, runs(values), {}, NONE, prior)[0].word == "provisionally better"
+    clipped = runs(values, **{"train/clip_fraction": 1.0})
+    (early,) = verdicts(more, clipped, {}, NONE, prior)
+    assert early.word == "provisionally better" and "; note: every step was clipped" in early.text
 
 
 def test_better_is_on_these_images_unless_both_variances_say_so():
