@@ -54,6 +54,9 @@ gpu: setup  ## compare a GPU with the CPU, and its speed and memory with peers
 bench: setup  ## compare speed and memory with peers; the table is kept in benchmarks/results
 	$(BIN)/python -m benchmarks
 
+calibrate: setup  ## simulate the statistics' error rates and coverages; the table is kept in docs/calibration.md
+	$(BIN)/python -m experiments.results.calibrate
+
 chaos: setup  ## run the long tests of faults: kills, races, fuzz, a tracker that comes and goes (CHAOS_MINUTES=30)
 	FUZZ_ROUNDS=$${FUZZ_ROUNDS:-1500} PYTHONPATH=tests/support $(BIN)/python -m pytest -p chaos_table -m '' \
 	  $(patsubst %,tests/experiments/%.py,runs/test_fuzz runs/test_faults folders/test_lease runs/test_resume tracking/test_upload runs/test_chaos)
@@ -70,4 +73,4 @@ services: setup  ## start PostgreSQL and an MLflow server on it, to try what a t
 services-stop: setup  ## stop them; their data stays below services/
 	$(BIN)/detr-services stop
 
-.PHONY: help setup check cluster coverage gpu services services-stop ablation bench browser test chaos ui dashboard
+.PHONY: help setup check cluster coverage gpu services services-stop ablation bench browser test calibrate chaos ui dashboard

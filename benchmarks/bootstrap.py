@@ -1,8 +1,7 @@
-"""Speed and calibration of the bootstrap of COCO AP.
+"""Speed of the bootstrap of COCO AP.
 
     .venv/bin/python -m benchmarks.bootstrap                    ms per replicate and arm, and against COCOeval again
     .venv/bin/python -m benchmarks.bootstrap --images 200       the same in a few seconds
-    .venv/bin/python -m benchmarks.bootstrap --calibration      how often intervals cover a known difference (5 min)
 
 Speed is CPU time of the process, so other work on the machine does not count and a second thread would.
 """
@@ -17,12 +16,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from benchmarks.table import Entry
-from experiments.results import bootstrap, effects
+from experiments.results import bootstrap
 
 
 def scenes(
@@ -112,73 +110,15 @@ def entries(repetitions: int = 2) -> Iterator[Entry]:
     yield Entry("AP bootstrap", "COCOeval again", work, ratio, (high - low) / 2, "200 x", figures)
 
 
-def jittered(rng: np.random.Generator, detections: list[dict], noise: float) -> list[dict]:
-    """The detections of an arm that places boxes with an error of `noise` of their size."""
-    boxes = np.array([one["bbox"] for one in detections])
-    boxes = boxes + rng.normal(0, noise, boxes.shape) * np.tile(boxes[:, 2:], 2)
-    return [{**one, "bbox": box} for one, box in zip(detections, boxes.tolist(), strict=True)]
-
-
-def image_coverage(metric: str, num_images: int, args: argparse.Namespace) -> float:
-    """Share of simulated validation sets whose 95 % interval holds the population's true difference of two arms.
-
-    The population is finite and each validation set is drawn from it with replacement, so the truth is known exactly.
-    """
-    rng = np.random.default_rng(args.seed)
-    size = 3 * num_images
-    annotations, found = scenes(rng, size, num_detections=12, num_classes=2, num_objects=3)
-    arms = {"better": jittered(rng, found, 0.08), "worse": jittered(rng, found, 0.1)}
-    tables = {arm: bootstrap.match(annotations, detections, metric=metric) for arm, detections in arms.items()}
-    everyone = np.ones((1, size), dtype=int)
-    truth = np.subtract(*(bootstrap.weighted_ap(table, everyone)[0] for table in tables.values()))
-    covered = 0
-    for _ in range(args.simulations):
-        drawn = rng.integers(size, size=num_images)
-        weights = np.zeros((size, args.replicates), dtype=int)
-        np.add.at(weights, drawn, bootstrap.image_weights(rng, num_images, args.replicates).T)
-        chunks = [weights[:, start : start + bootstrap.CHUNK].T for start in range(0, args.replicates, bootstrap.CHUNK)]
-        frame = pd.DataFrame(
-            {arm: np.concatenate([bootstrap.weighted_ap(table, w) for w in chunks]) for arm, table in tables.items()}
-        )
-        interval = effects.image_difference(frame, "better", "worse")
-        covered += interval.low <= truth <= interval.high
-    return covered / args.simulations
-
-
-def seed_coverage(num_seeds: int, args: argparse.Namespace) -> float:
-    """Share of simulated ablations whose 95 % t interval holds the known difference of 0.01 (SD of a run 0.005)."""
-    rng = np.random.default_rng(args.seed)
-    covered = 0
-    for _ in range(args.simulations):
-        shared = rng.normal(0, 0.01, num_seeds)
-        metric = np.concatenate([shared + rng.normal(0.01, 0.005, num_seeds), shared + rng.normal(0, 0.005, num_seeds)])
-        frame = pd.DataFrame(
-            {"arm": np.repeat(["a", "b"], num_seeds), "seed": np.tile(range(num_seeds), 2), "AP": metric}
-        )
-        interval = effects.paired_difference(frame, "a", "b", "AP")
-        covered += interval.low <= 0.01 <= interval.high
-    return covered / args.simulations
-
-
-def calibration(args: argparse.Namespace) -> dict[str, float]:
-    """Coverage of the two kinds of interval at several sizes."""
-    images = {
-        f"coverage_{metric}_{n}_images": image_coverage(metric, n, args)
-        for metric, n in [("AP", 100), ("AP", 200), ("AP50", 200), ("AP50", 400)]
-    }
-    return images | {f"coverage_{n}_seeds": seed_coverage(n, args) for n in (2, 3, 5, 8)}
-
-
 def main() -> None:
     """Print the figures, one a line, and write them where --json says."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, default in {"images": 5000, "detections": 100, "classes": 80, "simulations": 1000, "seed": 0}.items():
+    for name, default in {"images": 5000, "detections": 100, "classes": 80, "seed": 0}.items():
         parser.add_argument(f"--{name}", type=int, default=default, help=f"default {default}")
     parser.add_argument("--replicates", type=int, default=256, help="default 256; the speed is of whole chunks")
-    parser.add_argument("--calibration", action="store_true", help="coverage of known differences instead of speed")
     parser.add_argument("--json", type=Path, help="file to write the figures to as well")
     args = parser.parse_args()
-    figures = calibration(args) if args.calibration else speed(args)
+    figures = speed(args)
     for name, value in figures.items():
         print(f"{name:28s} {value:.4g}")
     if args.json:

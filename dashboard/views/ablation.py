@@ -24,12 +24,13 @@ from experiments.results.report.tables import (
     settings_table,
     with_differences,
 )
-from experiments.results.verdicts import BETTER, EQUIVALENT, NOT_ENOUGH_SEEDS, WORSE, Verdict
+from experiments.results.verdicts import BETTER, EQUIVALENT, ONE_SEED, PROVISIONALLY, WORSE, Verdict
 from experiments.schema.contrasts import EXPLORATORY, listed
 
 PARTS = ["By arm", "Differences", "Effects and interactions", "Faults", "Settings", "Runs"]
 Colour = Literal["green", "red", "blue", "orange", "gray"]
-COLOURS: dict[str, Colour] = {BETTER: "green", WORSE: "red", EQUIVALENT: "blue", NOT_ENOUGH_SEEDS: "orange"}
+COLOURS: dict[str, Colour] = {BETTER: "green", WORSE: "red", EQUIVALENT: "blue", ONE_SEED: "orange"}
+COLOURS |= dict.fromkeys(PROVISIONALLY.values(), "orange")
 
 
 def render() -> None:
@@ -108,7 +109,7 @@ def _answer(evidence: Evidence) -> None:
 
 def _verdict(verdict: Verdict) -> None:
     with st.container(horizontal=True, vertical_alignment="center"):
-        st.badge(verdict.word, color=COLOURS.get(verdict.word, "gray"))
+        st.badge(verdict.claim, color=COLOURS.get(verdict.word, "gray"))
         st.markdown(f"**{plain(verdict.contrast.role)}: {plain(verdict.contrast.described)}**")
     reasons = "".join(f"\n- {plain(reason)}" for reason in verdict.reasons)
     st.markdown(plain("; ".join(verdict.evidence())) + "\n" + reasons)
@@ -118,7 +119,7 @@ def _table(results: AblationResults, evidence: Evidence) -> None:
     shown, raw = _overview(results, evidence)
     caption = (
         "Mean ± standard deviation over seeds, AP times 100; intervals and differences are those of "
-        f"{results.design.metric.label}, differences are means over same-seed pairs, with their number. "
+        f"{results.design.metric.label}; differences stand with their number of seeds. "
         f"{results.completeness} Grey rows are published results of another setting, for orientation only."
     )
     export.table(shown, "by-arm", caption, raw, aside=range(len(raw), len(shown)))
@@ -126,13 +127,13 @@ def _table(results: AblationResults, evidence: Evidence) -> None:
 
 def _overview(results: AblationResults, evidence: Evidence | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """The table of the arms as texts, and its figures."""
-    raw = with_differences(arm_table(results, evidence.replicates if evidence else None), results)
+    raw = with_differences(arm_table(results, evidence.images if evidence else None), results)
     return display_overview(raw, results.design), raw
 
 
 def _by_arm(evidence: Evidence) -> None:
     results = evidence.results
-    table = arm_table(results, evidence.replicates)
+    table = arm_table(results, evidence.images)
     for metric in results.design.metrics:
         drawn = outcomes.by_arm(table, results.finished, metric, column(metric))
         export.figure(drawn, f"outcome-{column(metric)}", results.completeness, table, {metric.key: metric.label})
@@ -149,8 +150,8 @@ def _differences(evidence: Evidence) -> None:
         drawn = outcomes.differences(rows, metric, design.margin_of(metric))
         export.figure(drawn, f"differences-{column(metric)}", done, rows)
     caption = (
-        "Means over same-seed pairs, AP and AR in points; p of secondary contrasts, and of several primary metrics, is "
-        "Holm's."
+        "Differences of means over seeds, AP and AR in points; p of secondary contrasts, and of several primary "
+        "metrics, is Holm's."
     )
     export.table(display_contrasts(evidence.verdicts), "contrasts", caption, contrasts)
 
@@ -166,8 +167,9 @@ def _effects(evidence: Evidence) -> None:
         found = evidence.effects[metric.key]
         export.figure(outcomes.effects(found, metric), f"effects-{column(metric)}", done, found)
         caption = (
-            f"Effects on {metric.label}, AP and AR in points, averaged over the other factors' levels, seeds as "
-            "blocks; an interaction is half of what one factor's effect gains by the other's second level."
+            f"Effects on {metric.label}, AP and AR in points, averaged over the other factors' levels; an interaction "
+            "is half of what one factor's effect gains by the other's second level, and is left out for a factor of "
+            "more than two levels."
         )
         export.table(display_effects(found, metric), f"effects-table-{column(metric)}", caption, found)
 

@@ -62,7 +62,7 @@ def _reasons(evidence: Evidence) -> None:
 
 
 def _verdict(verdict: Verdict) -> None:
-    st.markdown(f"**{states.plain(verdict.contrast.label)}: {states.plain(verdict.word)}**")
+    st.markdown(f"**{states.plain(verdict.contrast.label)}: {states.plain(verdict.claim)}**")
     words = [f"- {states.plain(reason)}" for reason in verdict.reasons]
     st.markdown("\n".join(words) or "- Nothing that training logged explains or limits it.")
 

@@ -1,6 +1,7 @@
 """plan=true: runs of an ablation, their time, and the differences that they could resolve, before anything is spent."""
 
 import json
+import math
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -10,6 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 from rich.console import Console
+from scipy import stats
 
 from detr.config import RunConfig
 from detr.config_io import to_dict
@@ -19,11 +21,12 @@ from detr.evaluation import validation_loader
 from detr.setup import Progress, Setup, prepare, train_loader
 from detr.step import train_step
 from experiments.definition.arms import NOT_IDENTITY, Ablation, Run, data_fingerprint
-from experiments.results.effects import half_width_factor
+from experiments.results.effects import PAIRED_FROM
 from experiments.results.lengths import comparison
 from experiments.results.reading.ablations import earlier_runs
 from experiments.results.report.tables import settings_table
-from experiments.results.verdicts import MIN_SEEDS
+from experiments.results.sequential import LEVEL, prior_sd, variance_factor
+from experiments.results.verdicts import MANY_SEEDS
 from experiments.runs.display import print_table
 from experiments.schema.contrasts import EXPLORATORY, Contrast, contrasts
 from experiments.schema.metrics import PREFIXES, Metric
@@ -157,32 +160,41 @@ def resolution(ablation: Ablation, earlier: pd.DataFrame) -> Iterable[str]:
         sd, source = seed_sd(ablation, earlier, metric)
         shown = f"{metric.scale * sd:.2g}{' points' * (metric.unit == 'points')}" if sd == sd else "unknown"
         yield f"SD of {metric.label} over seeds: {shown}, {source}"
-        if n < MIN_SEEDS and i == 0:
-            yield (
-                f"{n} {'seed' if n == 1 else 'seeds'}: not enough to claim that an arm is better, worse or equivalent, "
-                f"which takes {MIN_SEEDS}"
-                + (" (one seed tells of two checkpoints on these images only)" if n == 1 else "")
-            )
+        if n == 1 and i == 0:
+            yield "1 seed tells of these trained models only: an interval over seeds takes 2"
         for contrast in found if sd == sd else ():
             resolved = _resolved(contrast, metric, sd, n, design.margin_of(metric))
             yield f"{contrast.role}: {contrast.described}: {resolved}"
 
 
 def _resolved(contrast: Contrast, metric: Metric, sd: float, num_seeds: int, margin: float | None) -> str:
-    """ "interval of ±1.2 points with 3 seeds, ±0.7 points with 6 seeds; margin 1"."""
+    """ "interval of ±1.2 points with 3 seeds; 5 seeds would settle a difference of 1, the margin"."""
     unit = "points" if metric.unit == "points" else metric.label
-    halves = ", ".join(
-        f"±{metric.shown(half_width(contrast, sd, count))} {unit} with {count} seeds"
-        for count in sorted({num_seeds, MIN_SEEDS} - {1})
-    )
-    return f"interval of {halves}" + (f"; margin {margin:g}" if margin is not None else "; no margin")
+    parts = []
+    if num_seeds > 1:
+        parts.append(f"interval of ±{metric.shown(half_width(contrast, sd, num_seeds))} {unit} with {num_seeds} seeds")
+    if margin is None:
+        return "; ".join([*parts, "no margin"])
+    needed = seeds_needed(contrast, sd, margin / metric.scale)
+    seeds = f"{needed} seeds" if needed else f"more than {MANY_SEEDS} seeds"
+    return "; ".join([*parts, f"{seeds} would settle a difference of {margin:g}, the margin"])
 
 
 def half_width(contrast: Contrast, sd: float, num_seeds: int) -> float:
-    """Expected half-width of the 95 % interval of a contrast, if runs vary independently with this SD; seeds that act
-    on both arms alike make it narrower.
+    """Expected half-width of the 95 % interval of a contrast (`effects.contrast`), if runs vary independently with this
+    SD.
     """
-    return half_width_factor(num_seeds) * sd * np.sqrt(2 / len(contrast.pairs))
+    weights = contrast.weights.values()
+    df = num_seeds - 1 if num_seeds >= PAIRED_FROM else len(weights) * (num_seeds - 1)
+    return float(stats.t.ppf(1 - LEVEL / 2, df)) * sd * math.sqrt(variance_factor(weights, num_seeds))
+
+
+def seeds_needed(contrast: Contrast, sd: float, difference: float) -> int | None:
+    """Smallest number of seeds whose interval is expected to be no wider than the difference on either side; None
+    beyond MANY_SEEDS.
+    """
+    enough = (n for n in range(2, MANY_SEEDS + 1) if half_width(contrast, sd, n) <= difference)
+    return next(enough, None)
 
 
 def seed_sd(ablation: Ablation, earlier: pd.DataFrame, metric: Metric) -> tuple[float, str]:
@@ -198,25 +210,25 @@ def seed_sd(ablation: Ablation, earlier: pd.DataFrame, metric: Metric) -> tuple[
         if key not in free and key in same:
             same = same[same[key] == str(value)]
     same = same[same["fingerprint"] == data_fingerprint(run)].dropna(subset=[metric.column])
-    sd, df = pooled_sd(same, metric)
-    if df and sd > 0:  # 0: nothing was found in any run
+    sds, dfs = arm_sds(same, metric)
+    if sds:
         horizons = same["schedule.horizon"].unique()
-        return sd, f"from {len(same)} earlier runs on this data with this model (horizon {', '.join(horizons)})"
+        source = f"from {len(same)} earlier runs on this data with this model (horizon {', '.join(horizons)})"
+        return prior_sd(sds, dfs).sd, source
     lacking = "no earlier runs with this data and model have several seeds"
     return (ASSUMED_SD, f"assumed, as {lacking}") if metric.unit == "points" else (float("nan"), f"as {lacking}")
 
 
-def pooled_sd(runs: pd.DataFrame, metric: Metric) -> tuple[float, int]:
-    """SD of the metric over seeds within groups of otherwise equal runs, and its degrees of freedom; (NaN, 0) without
-    any. A run that was made twice counts once.
+def arm_sds(runs: pd.DataFrame, metric: Metric) -> tuple[list[float], list[int]]:
+    """SD of the metric over seeds, and its degrees of freedom, of each group of otherwise equal runs that has several
+    seeds and any spread. A run that was made twice counts once.
     """
     about = ("run_id", "arm", "seed", *NOT_IDENTITY)
     settings = [key for key in map(str, runs) if key not in about and not key.startswith(PREFIXES)]
     once = runs.drop_duplicates([*settings, "seed"], keep="last")
-    groups = once.groupby(settings, dropna=False)[metric.column]
-    df = int((groups.count() - 1).sum())
-    squares = float(((once[metric.column] - groups.transform("mean")) ** 2).sum())
-    return (float(np.sqrt(squares / df)), df) if df > 0 else (float("nan"), 0)
+    groups = once.groupby(settings, dropna=False)[metric.column].agg(["std", "count"])
+    groups = groups[groups["std"] > 0]  # 0: nothing was found in any run
+    return groups["std"].tolist(), (groups["count"] - 1).tolist()
 
 
 def _duration(seconds: float) -> str:

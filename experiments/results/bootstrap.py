@@ -155,7 +155,7 @@ def bootstrap_ap(
     An arm's detections are a results list, a path, or what `match` made of them for this metric. A list of those is
     one entry a seed, for the hierarchical bootstrap: a replicate draws seeds inside the arm with replacement,
     independently of other arms, then images, and is the mean over the seeds drawn. Resampling S seeds shows only
-    (S - 1) / S of their variance, so claims about seeds belong to `effects.paired_difference`; `resample_seeds=False`
+    (S - 1) / S of their variance, so claims about seeds belong to `effects.contrast`; `resample_seeds=False`
     keeps every seed, leaving the images' variance.
     """
     if replicates < 1:

@@ -11,12 +11,13 @@ import pandas as pd
 
 from detr.audit import AUDITED, COCO_AREA_LIMITS, audit_metrics, other_strata
 from experiments.results import conditions
-from experiments.results.bootstrap import MatchTable, bootstrap_ap, class_ap, image_weights, read_strictly, tabulate
+from experiments.results.bootstrap import MatchTable, class_ap, image_weights, read_strictly, tabulate
 from experiments.results.detections import matching
 from experiments.results.detections.matching import load, read_truth
 from experiments.results.detections.scenes import Scene, scenes
 from experiments.results.effects import factorial_effects
 from experiments.results.figures.curves import CLIPPING, ENTROPY, LOSSES, MATCHING, RATES, Records
+from experiments.results.image_intervals import ImageSamples, sample_images
 from experiments.results.lengths import arm_lengths, comparison
 from experiments.results.reading.ablations import AblationResults, load_ablation, load_annotations, load_predictions
 from experiments.results.reading.histories import as_records, load_history
@@ -39,7 +40,7 @@ class Evidence:
     results: AblationResults
     records: Records  # of finished runs: the metrics that curves of the report show
     conditions: pd.DataFrame  # one row a run and condition: arm, seed, condition, reason
-    replicates: dict[str, pd.DataFrame]  # metric's key -> bootstrap over images: one row a replicate, a column an arm
+    images: dict[str, ImageSamples]  # metric's key -> the arms' AP on samples of the images
     classes: pd.DataFrame  # of the primary contrast: class, arm, against, difference, low, high
     by_class: Metric  # the AP that `classes` splits
     effects: dict[str, pd.DataFrame]  # metric's key -> `factorial_effects`
@@ -63,8 +64,8 @@ def gather(store: Store, run_id: str, replicates: int | None = None) -> Evidence
     predictions, detections = _read_detections(content, found, notes)
     split = next((metric for metric in results.design.metrics if metric.precision in PRECISION), AP)
     tables = _tables(results, detections, {split, *results.design.metrics}, notes)
-    drawn = {
-        metric.key: bootstrap_ap(content, tables[metric.key], replicates, SEED, resample_seeds=False)
+    images = {
+        metric.key: sample_images(tables[metric.key], replicates, SEED)
         for metric in results.design.metrics
         if tables.get(metric.key)
     }
@@ -74,11 +75,11 @@ def gather(store: Store, run_id: str, replicates: int | None = None) -> Evidence
         results=results,
         records={key: records[key] for key in zip(done["arm"], done["seed"], strict=True) if key in records},
         conditions=conditions_found,
-        replicates=drawn,
+        images=images,
         classes=class_table(tables.get(split.key, {}), primary, replicates),
         by_class=split,
         effects=_effects(results, notes),
-        verdicts=verdicts(results.design, done, drawn, conditions_found),
+        verdicts=verdicts(results.design, done, images, conditions_found),
         scenes=_scenes(results, annotations, predictions, primary, notes),
         length=comparison(arm_lengths(results)),
         notes=notes,
@@ -246,7 +247,7 @@ def _effects(results: AblationResults, notes: list[str]) -> dict[str, pd.DataFra
         if metric.column not in done:
             continue
         try:
-            found[metric.key] = factorial_effects(done, design.factors, metric.column)
+            found[metric.key] = factorial_effects(done, design.arms, design.factors, metric.column)
         except ValueError as error:
             notes.append(f"Effects and interactions cannot be computed: {error}.")
     return found

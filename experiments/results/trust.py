@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import plotly.graph_objects as go
 from scipy.optimize import brentq
+from scipy.special import chdtri, ndtr
 from scipy.stats import kendalltau
 
 from experiments.results.figures.curves import styled
@@ -20,6 +21,7 @@ MIN_CONFIGURATIONS = 6
 SCREENING = "screening only"
 MAXIMIZE = "maximize"
 MAX_PENALTY = 1 - 1e-9  # of Mallows' model: 1 is no agreement at all
+CHI2_QUANTILES = 2000  # that stand for the distribution of the residual variance
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Trust:
     high: float
     regret: float  # what the best configuration has at the longer rung above the sweep's choice, in the metric's units
     regret_AP: float  # the same in AP (0..1), by AP; NaN where nothing was detected in any
+    num_finished: int  # trials of the sweep, which the next is about
+    regression: tuple[float, float, float]  # tau over all of them with its 95 % interval (`regression_tau`); may be NaN
 
     @property
     def sentence(self) -> str:
@@ -44,13 +48,19 @@ class Trust:
         pruned = f", {self.num_pruned} of them pruned in the sweep" if self.num_pruned else ""
         text = (
             f"{self.metric} at {self.rung}: Kendall's tau {self.tau:.2f} (95 % interval {self.low:.2f} to "
-            f"{self.high:.2f}, p = {self.p:.2g}, N = {self.n} configurations{pruned}); top-1 regret "
+            f"{self.high:.2f}, p = {self.p:.2g}, N = {self.n} configurations{pruned}){self._over_all()}; top-1 regret "
             f"{scale * self.regret:.3g}"
         )
         if in_points(self.metric):
             return text + " AP points"
         known = self.regret_AP == self.regret_AP
         return text + (f", {100 * self.regret_AP:.3g} AP points" if known else "; nothing is detected yet")
+
+    def _over_all(self) -> str:
+        tau, low, high = self.regression
+        if tau != tau:
+            return ""
+        return f"; over all {self.num_finished} finished trials, by regression, {tau:.2f} ({low:.2f} to {high:.2f})"
 
 
 def ranking(frame: pd.DataFrame, metric: str, direction: str) -> pd.DataFrame:
@@ -127,12 +137,13 @@ def trust_frame(results: SweepResults, metric: str | None = None) -> pd.DataFram
 def trust_summary(results: SweepResults) -> list[Trust]:
     """One entry a longer rung and objective that has at least six configurations; none: screening only."""
     found = []
+    searched = trial_frame(results.study, results.objectives)
     for metric, direction in results.objectives.items():
-        frame = trust_frame(results, metric)
+        frame, finished = trust_frame(results, metric), searched.loc[searched["state"] == "finished", metric].dropna()
         for rung in results.spec["rungs"][1:]:
             rows = frame[frame["rung"] == rung]
             if len(rows) >= MIN_CONFIGURATIONS:
-                found.append(_summary(rows, rung, metric, direction))
+                found.append(_summary(rows, rung, metric, direction, finished.tolist()))
     return found
 
 
@@ -145,13 +156,13 @@ def label(results: SweepResults) -> str:
     return f"checked at {first.rung}: tau {first.tau:.2f}, N = {first.n}"
 
 
-def _summary(rows: pd.DataFrame, rung: str, metric: str, direction: str) -> Trust:
+def _summary(rows: pd.DataFrame, rung: str, metric: str, direction: str, all_short: Sequence[float]) -> Trust:
     sign = 1 if direction == MAXIMIZE else -1
     test = kendalltau(rows["short_rank"], rows["long_rank"])
     low, high = tau_interval(rows["short_rank"].tolist(), rows["long_rank"].tolist())
     gain = sign * rows["long"]
     chosen = rows["short_rank"].argmin()
-    AP = rows["long_AP"]
+    AP, ended = rows["long_AP"], rows[rows["state"] == "finished"]  # the others' values are of shorter runs
     return Trust(
         rung=rung,
         metric=metric,
@@ -163,6 +174,8 @@ def _summary(rows: pd.DataFrame, rung: str, metric: str, direction: str) -> Trus
         high=high,
         regret=float(gain.max() - gain.iloc[chosen]),
         regret_AP=float(AP.max() - AP.iloc[chosen]) if AP.max() > 0 else float("nan"),
+        num_finished=len(all_short),
+        regression=regression_tau(ended["short"].tolist(), ended["long"].tolist(), all_short),
     )
 
 
@@ -181,15 +194,17 @@ def tau_interval(one: Sequence[float], other: Sequence[float], level: float = 0.
     discordant = float(((1 - product[i, j]) / 2).sum())
     tail = (1 - level) / 2
 
-    def probabilities(q: float) -> np.ndarray:
+    def probabilities(log_q: float) -> np.ndarray:
         """Of 0..pairs discordant pairs: the product of 1 + q + ... + q^k, as a polynomial."""
+        if log_q > 0:  # powers of q would overflow; to reverse a ranking is to turn q into 1 / q
+            return probabilities(-log_q)[::-1]
         weights = np.ones(1)
         for k in range(1, n):
-            weights = np.convolve(weights, q ** np.arange(k + 1))
+            weights = np.convolve(weights, np.exp(log_q * np.arange(k + 1)))
         return np.asarray(weights / weights.sum())
 
     def at_most(log_q: float, d: int) -> float:
-        return float(probabilities(np.exp(log_q))[: d + 1].sum())
+        return float(probabilities(log_q)[: d + 1].sum())
 
     bound = 40.0  # of |log q|: all pairs agree, or none does
     few, many = int(np.ceil(discordant)), int(np.floor(discordant))
@@ -197,7 +212,7 @@ def tau_interval(one: Sequence[float], other: Sequence[float], level: float = 0.
     best = -bound if many == 0 else brentq(lambda x: 1 - at_most(x, many - 1) - tail, -bound, bound)
 
     def expected(log_q: float) -> float:
-        return 1 - 2 * float(probabilities(np.exp(log_q)) @ np.arange(pairs + 1)) / pairs
+        return 1 - 2 * float(probabilities(log_q) @ np.arange(pairs + 1)) / pairs
 
     return expected(worst), expected(best)
 
@@ -227,3 +242,50 @@ def trust_figure(results: SweepResults, metric: str | None = None) -> go.Figure:
     figure.update_xaxes(title_text=f"{name} in the sweep ({results.spec['rungs'][0]}; open: where it was pruned)")
     figure.update_yaxes(title_text=f"{name} at the longer rung")
     return figure
+
+
+def regression_tau(
+    short: Sequence[float], long: Sequence[float], all_short: Sequence[float], level: float = 0.95
+) -> tuple[float, float, float]:
+    """Kendall's tau of short and long values over all trials of a sweep, with its interval, from a few re-runs.
+
+    short, long:  [n] values of the configurations that were run again, at the sweep's rung and at the longer one
+    all_short:    values of all trials that finished at the sweep's rung
+
+    To choose re-runs by their short value biases a correlation, but not the regression of long on short; with its
+    slope b and residual SD s, g = b sd(all_short) / s gives the correlation g / sqrt(1 + g^2) of normal values, whose
+    tau is 2 / pi atan(g). The interval is that of the noncentral t, b over its standard error, and exact. NaN with
+    fewer than three re-runs, and where the short or the long ones are all alike.
+    """
+    x, y = np.asarray(short, dtype=float), np.asarray(long, dtype=float)
+    if len(x) != len(y):
+        raise ValueError(f"{len(x)} short values and {len(y)} long ones: one of each is needed for a configuration")
+    df = len(x) - 2
+    if df < 1 or np.ptp(x) == 0 or np.ptp(y) == 0:
+        return float("nan"), float("nan"), float("nan")
+    spread = float(np.sum((x - x.mean()) ** 2))
+    slope = float((x - x.mean()) @ y) / spread
+    residual = float(np.sqrt(np.sum((y - y.mean() - slope * (x - x.mean())) ** 2) / df))
+    if residual == 0:
+        return float(np.sign(slope)), float(np.sign(slope)), float(np.sign(slope))
+    t = slope * np.sqrt(spread) / residual
+    # From the noncentrality to g: by the spread of all trials in place of that of the re-runs.
+    scale = float(np.std(all_short, ddof=1) / np.sqrt(spread))
+    found = (t, _noncentrality(t, df, (1 + level) / 2), _noncentrality(t, df, (1 - level) / 2))
+    estimate, low, high = (float(2 / np.pi * np.arctan(scale * noncentrality)) for noncentrality in found)
+    return estimate, low, high
+
+
+def _noncentrality(t: float, df: int, probability: float) -> float:
+    """Noncentrality at which a t as small as this one has the probability.
+
+    P(T <= t) is the mean of Phi(t sqrt(V / df) - noncentrality) over V ~ chi^2, here over its quantiles: scipy's own
+    distribution function is NaN in the tails.
+    """
+    middles = (np.arange(CHI2_QUANTILES) + 0.5) / CHI2_QUANTILES
+    limits = t * np.sqrt(chdtri(df, middles) / df)
+
+    def excess(noncentrality: float) -> float:
+        return float(ndtr(limits - noncentrality).mean()) - probability
+
+    return float(brentq(excess, limits.min() - 10, limits.max() + 10))

@@ -29,6 +29,11 @@ class Contrast:
         return [arm for _, arm in self.pairs]
 
     @property
+    def weights(self) -> dict[str, float]:
+        """Weight of every arm's mean in the difference; those of either side sum to 1."""
+        return pair_weights(self.pairs)
+
+    @property
     def described(self) -> str:
         """The label, with everything that changes if that is more than one setting."""
         return f"{self.label} (changes {listed(self.changes)} at once)" if len(self.changes) > 1 else self.label
@@ -73,6 +78,15 @@ def factor_pairs(arms: Mapping[str, Mapping[str, str]], factor: str, level: str,
         for b in arms
         if arms[a][factor] == level and arms[b][factor] == against and others(a) == others(b)
     ]
+
+
+def pair_weights(pairs: Sequence[tuple[str, str]]) -> dict[str, float]:
+    """Weights of the arms in the mean over pairs of first minus second."""
+    weights = dict.fromkeys((arm for pair in pairs for arm in pair), 0.0)
+    for arm, against in pairs:
+        weights[arm] += 1 / len(pairs)
+        weights[against] -= 1 / len(pairs)
+    return weights
 
 
 def differing(settings: Mapping[str, Mapping[str, Any]], pairs: Sequence[tuple[str, str]]) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """The outcome of a sweep as an ablation file: the best configuration against the known recipes, on seeds of its own.
 
-python experiments/run.py ablation=runs/.../best.yaml seeds=[0,1,2,3,4,5]
+python experiments/run.py ablation=runs/.../best.yaml seeds=[0,1,2]
 """
 
 import re
@@ -56,7 +56,7 @@ def write_ablation(sweep: Sweep, study: optuna.Study, path: Path) -> bool:
         content.get(section, {}).pop(name, None)
     head = (
         f"# @package _global_\n# The outcome of the sweep {sweep.name} against what was known.\n"
-        f"#   python experiments/run.py ablation={path} seeds=[0,1,2,3,4,5]\n"
+        f"#   python experiments/run.py ablation={path} seeds=[0,1,2]\n"
     )
     path.write_text(head + yaml.safe_dump(content, sort_keys=False, allow_unicode=True, width=120))
     return True

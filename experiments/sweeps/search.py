@@ -193,7 +193,7 @@ def report(sweep: Sweep, store: Store, phase: Phase, console: Console) -> None:
         write(results, output)
         found = write_ablation(sweep, phase.study, best)
     if found:
-        console.print(f"ablation         python experiments/run.py ablation={best} seeds=[0,1,2,3,4,5]")
+        console.print(f"ablation         python experiments/run.py ablation={best} seeds=[0,1,2]")
     else:
         console.print("ablation         none: no finished trial is better than what was known")
     address = without_password(storage_address(sweep, store))

@@ -44,7 +44,7 @@ def parent(stored):
 
 def test_reasons_are_those_of_the_verdicts(page, parent):
     shown = words(page("why", parent))
-    assert "clip 1.0 against 0.1: not distinguishable" in shown
+    assert "clip 1.0 against 0.1: undecided" in shown
     assert "every step was clipped in all arms (100 %, 100 %), and AdamW cancels a constant scale" in shown
     assert "under-trained: 4 of 8 runs" in shown
     table = page("why", parent).dataframe[0].value

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from experiments.results import bootstrap, effects
+from experiments.results import bootstrap
+from experiments.results.image_intervals import ImageSamples, image_contrast
 from experiments.schema.metrics import PRECISION
 
 AREA_LIMITS = (40**2, 90**2)
@@ -271,6 +272,7 @@ def test_intervals_cover_a_known_difference():
         weights = np.zeros((size, replicates), dtype=int)
         np.add.at(weights, rng.integers(size, size=num_images), bootstrap.image_weights(rng, num_images, replicates).T)
         a, b = (bootstrap.weighted_ap(table, weights.T) for table in tables.values())
-        interval = effects.image_difference(pd.DataFrame({"a": a, "b": b}), "a", "b")
+        drawn = pd.DataFrame({"a": a, "b": b})
+        interval = image_contrast(ImageSamples(num_images, drawn.mean(), None, drawn), {"a": 1.0, "b": -1.0})
         covered += interval.low <= truth <= interval.high
     assert 0.93 <= covered / simulations <= 0.97

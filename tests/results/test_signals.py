@@ -9,13 +9,14 @@ import pytest
 from experiments.results.figures.why_figures import layer_ap, signal
 from experiments.results.signals import LAYER_AP, SECTIONS, explain, present
 
+GROUPS = ("main", "backbone")  # of the optimiser, where a run names none of its own
 DOCS = (Path(__file__).resolve().parents[2] / "docs/diagnostics.md").read_text()
 
 
 def test_every_documented_diagnostic_is_explained_and_every_signal_is_documented():
     first_cells = re.findall(r"^\|([^|]*)\|", DOCS, re.M)
     documented = {key for cell in first_cells for key in re.findall(r"`([^`]*/[^`]*)`", cell)}
-    documented = {key.replace("<i>", "<layer>") for key in documented}
+    documented = {key.replace("<i>", "<layer>").replace("<group>", group) for key in documented for group in GROUPS}
     ours = {signal.key for section in SECTIONS.values() for signal in section} | {LAYER_AP.key}
     assert ours <= documented
     # The first says nothing that the clipped share does not, the second is of float16 alone.

@@ -6,19 +6,24 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+from scipy import stats
 
-from experiments.results import conditions
+from experiments.results import conditions, effects
 from experiments.results.effects import Interval
+from experiments.results.image_intervals import ImageSamples, seeds_and_images
 from experiments.results.lengths import comparison
 from experiments.results.reasons import reasons
+from experiments.results.sequential import PriorSd, seeds_to_settle
 from experiments.results.verdicts import (
     BETTER,
     EQUIVALENT,
-    MIN_SEEDS,
-    NOT_DISTINGUISHABLE,
-    NOT_ENOUGH_SEEDS,
+    ONE_SEED,
+    UNDECIDED,
     WORSE,
     decide,
+    equivalence_p,
     seed_difference,
     verdicts,
 )
@@ -54,51 +59,67 @@ def runs(values: dict[str, list[float]], **columns: float) -> pd.DataFrame:
 
 
 def interval(low: float, high: float, n: int = 8) -> Interval:
-    return Interval((low + high) / 2, low, high, n, 0.01, math.nan)
+    """The t interval with these ends."""
+    estimate, df = (low + high) / 2, n - 1.0
+    se = (high - low) / 2 / stats.t.ppf(0.975, df)
+    return Interval(estimate, low, high, n, se, df, 2 * stats.t.sf(abs(estimate) / se, df))
+
+
+def word(difference: Interval, margin: float | None, planned: int = 2, p: float | None = None, sign: int = 1) -> str:
+    given = difference.p_value if p is None else p
+    return decide(difference, planned, given, equivalence_p(difference, margin), sign)
 
 
 # words
 
 
+@pytest.mark.parametrize("n", [2, 3, 8])
 @pytest.mark.parametrize(
-    ("low", "high", "p_value", "word"),
+    ("low", "high", "p", "expected"),
     [
-        (0.02, 0.05, 0.001, BETTER),
-        (-0.05, -0.02, 0.001, WORSE),
-        (-0.03, 0.02, 0.7, NOT_DISTINGUISHABLE),
-        (-0.005, 0.009, 0.6, EQUIVALENT),
-        (0.002, 0.009, 0.01, EQUIVALENT),  # beside 0, and yet within the margin
-        (0.005, 0.03, 0.2, NOT_DISTINGUISHABLE),  # the interval excludes 0, but Holm's p does not
+        (0.02, 0.05, None, BETTER),
+        (-0.05, -0.02, None, WORSE),
+        (-0.03, 0.02, None, UNDECIDED),
+        (-0.005, 0.009, None, EQUIVALENT),
+        (0.002, 0.009, None, EQUIVALENT),  # beside 0, and yet within the margin
+        (0.005, 0.03, 0.2, UNDECIDED),  # the interval excludes 0, but Holm's p does not
     ],
 )
-def test_words(low, high, p_value, word):
-    assert decide(interval(low, high), p_value, margin=0.01) == word
+def test_words(low, high, p, expected, n):
+    assert word(interval(low, high, n), 0.01, p=p) == expected
 
 
-@pytest.mark.parametrize("n", range(2, MIN_SEEDS))
-def test_few_seeds_claim_nothing(n):
-    assert decide(interval(0.02, 0.05, n), 0.001, 0.01) == NOT_ENOUGH_SEEDS
-    assert decide(interval(-0.002, 0.005, n), 0.5, 0.01) == NOT_ENOUGH_SEEDS  # equivalence is a claim as well
-    assert decide(interval(-0.02, 0.05, n), 0.5, 0.01) == NOT_DISTINGUISHABLE
+@given(st.floats(-1, 1), st.floats(0.01, 1), st.floats(0.01, 1), st.floats(1, 30))
+def test_equivalence_is_an_interval_within_the_margin(estimate, se, margin, df):
+    half = stats.t.ppf(0.975, df) * se
+    found = Interval(estimate, estimate - half, estimate + half, 3, se, df, math.nan)
+    assume(abs(margin - abs(estimate) - half) > 1e-9)
+    assert (equivalence_p(found, margin) < 0.05) == (-margin < found.low and found.high < margin)
 
 
-@pytest.mark.parametrize("n", [0, 1])
-def test_one_seed_or_none_is_not_enough(n):
-    assert decide(interval(math.nan, math.nan, n), math.nan, 0.01) == NOT_ENOUGH_SEEDS
+def test_before_the_planned_number_of_seeds_words_are_provisional():
+    assert word(interval(0.02, 0.05, 2), 0.01, planned=3) == "provisionally better"
+    assert word(interval(0.02, 0.05, 2), 0.01, planned=3, sign=-1) == "provisionally worse"
+    assert word(interval(0.002, 0.009, 2), 0.01, planned=3) == UNDECIDED  # equivalence is never provisional
+    assert word(interval(-0.02, 0.05, 2), 0.01, planned=3) == UNDECIDED
 
 
-def test_the_needed_number_is_that_of_the_sign_flip_test():
-    assert 2 / 2**MIN_SEEDS < 0.05 <= 2 / 2 ** (MIN_SEEDS - 1)
+def test_one_seed_has_a_word_of_its_own_and_none_is_undecided():
+    one = Interval(0.3, math.nan, math.nan, 1, math.nan, math.nan, math.nan)
+    assert word(one, 0.01, planned=1) == ONE_SEED
+    assert word(replace(one, n=0), 0.01, planned=1) == UNDECIDED
 
 
-@pytest.mark.parametrize(("low", "high", "word"), [(0.2, 0.5, WORSE), (-0.5, -0.2, BETTER), (-0.01, 0.02, EQUIVALENT)])
-def test_words_follow_the_metrics_direction(low, high, word):
-    assert decide(interval(low, high), 0.001, margin=0.05, sign=-1) == word
+@pytest.mark.parametrize(
+    ("low", "high", "expected"), [(0.2, 0.5, WORSE), (-0.5, -0.2, BETTER), (-0.01, 0.02, EQUIVALENT)]
+)
+def test_words_follow_the_metrics_direction(low, high, expected):
+    assert word(interval(low, high), 0.05, sign=-1) == expected
 
 
 def test_without_a_margin_nothing_is_equivalent():
-    assert decide(interval(-1e-6, 1e-6), 0.7, margin=None) == NOT_DISTINGUISHABLE
-    assert decide(interval(1e-7, 1e-6), 0.01, margin=None) == BETTER
+    assert word(interval(-1e-6, 1e-6), None) == UNDECIDED
+    assert word(interval(1e-7, 1e-6), None) == BETTER
 
 
 # contrasts
@@ -143,7 +164,7 @@ def test_a_design_that_was_stored_without_primary_and_settings_is_read():
     old = Design.from_dict({key: content[key] for key in content.keys() - OPTIONAL.keys()})
     assert contrasts(old)[0].label == "r b against a"
     assert old.metrics == (AP,) and old.margin_of(AP) == 1.0
-    assert verdicts(old, runs({}), {}, NONE)[0].word == NOT_ENOUGH_SEEDS
+    assert verdicts(old, runs({}), {}, NONE)[0].word == UNDECIDED
 
 
 @pytest.mark.parametrize(
@@ -170,7 +191,7 @@ def test_comparison_names_what_is_equal(rows, text):
 # differences and sentences
 
 
-def test_a_factors_difference_is_paired_by_seed_and_needs_all_its_arms():
+def test_a_factors_difference_is_its_contrast_and_needs_all_its_arms():
     frame = runs(
         {
             "r=a,c=x": [0.1, 0.2, 0.3],
@@ -179,42 +200,137 @@ def test_a_factors_difference_is_paired_by_seed_and_needs_all_its_arms():
             "r=b,c=y": [0.8, 0.9, None],
         }
     )
-    got = seed_difference(frame, contrasts(DESIGN)[0], AP)
-    assert (got.n, got.estimate) == (2, pytest.approx(np.mean([0.2, 0.25])))
-    assert seed_difference(frame[frame["arm"] != "r=b,c=y"], contrasts(DESIGN)[0], AP).n == 0
+    clip = contrasts(DESIGN)[0]
+    assert clip.weights == {"r=a,c=y": 0.5, "r=a,c=x": -0.5, "r=b,c=y": 0.5, "r=b,c=x": -0.5}
+    got = seed_difference(frame, clip, AP)
+    assert (got.n, got.estimate) == (2, pytest.approx(np.mean([0.1, 0.35])))
+    assert got == effects.contrast(frame, clip.weights, "val/AP")
+    assert seed_difference(frame[frame["arm"] != "r=b,c=y"], clip, AP).n == 0
+
+
+TWO = replace(
+    DESIGN, arms={name: ARMS[name] for name in ("r=a,c=x", "r=a,c=y")}, factors={"r": ("a",), "c": ("x", "y")}
+)
 
 
 def test_a_verdict_says_difference_interval_and_reason():
     frame = runs({"r=a,c=x": [0.300, 0.310, 0.290], "r=a,c=y": [0.305, 0.309, 0.289]}, **{"train/clip_fraction": 1.0})
-    arms = {name: ARMS[name] for name in ("r=a,c=x", "r=a,c=y")}
-    design = replace(DESIGN, arms=arms, factors={"r": ("a",), "c": ("x", "y")}, margin=0.5)
-    (verdict,) = verdicts(design, frame, {}, NONE)
+    (verdict,) = verdicts(replace(TWO, margin=0.5), frame, {}, NONE)
     assert verdict.text == (
-        "c y against x: not distinguishable (difference +0.1 AP, interval −0.8 to +1.0, 3 seeds); reason: every step "
-        "was clipped in both arms (100 %, 100 %), and AdamW cancels a constant scale"
+        "c y against x: undecided (difference +0.1 AP, interval −2.2 to +2.4, 3 seeds; about 816 seeds would "
+        "settle a difference of this size, about 34 seeds would settle one of the margin); reason: every step was "
+        "clipped in both arms (100 %, 100 %), and AdamW cancels a constant scale"
     )
 
 
-def test_an_interval_within_the_margin_needs_the_seeds_as_well():
-    frame = runs({name: [0.300, 0.301, 0.302] for name in ARMS})
-    assert "within the margin of 1, which takes 6 seeds to claim" in verdicts(DESIGN, frame, {}, NONE)[0].text
+def test_an_undecided_difference_says_what_it_takes():
+    """The clip contrast of a study of three seeds: SD of the arms 7.3, 8.5, 1.7 and 2.4."""
+    deviations = np.array([[1, -1, 0], [1, 1, -2], [-1, 0, 1], [0, 1, -1]]) / np.array([[1], [3**0.5], [1], [1]])
+    values = np.array([[24.7], [27.6], [50.0], [48.6]]) + np.array([[7.3], [8.5], [1.7], [2.4]]) * deviations
+    names = ("r=a,c=x", "r=a,c=y", "r=b,c=x", "r=b,c=y")
+    frame = runs(dict(zip(names, (values / 100).tolist(), strict=True)), **{"progress/seconds": 60.0})
+    verdict = verdicts(DESIGN, frame, {}, NONE)[0]
+    seeds = seeds_to_settle(verdict.seeds, 0.01)
+    assert 100 < seeds < 200 and verdict.word == UNDECIDED
+    minutes = 4 * (seeds - 3)
+    said = f"about {seeds} seeds ({minutes // 60} h {minutes % 60} min more) would settle one of the margin"
+    assert said in verdict.text
+    unknown = verdicts(DESIGN, frame.drop(columns="progress/seconds"), {}, NONE)[0]
+    assert f"about {seeds} seeds would settle one of the margin" in unknown.text
 
 
-def test_one_seed_only_speaks_of_checkpoints_on_these_images():
+def test_an_answer_that_takes_too_many_seeds_is_not_counted():
+    frame = runs({"r=a,c=x": [0.30, 0.31, 0.29], "r=a,c=y": [0.301, 0.31, 0.29]})
+    said = verdicts(replace(TWO, margin=5.0), frame, {}, NONE)[0].text
+    assert "more than 1000 seeds would settle a difference of this size" not in said  # it is within the margin
+    assert "more than 1000 seeds would settle a difference of this size" in verdicts(TWO, frame, {}, NONE)[0].text
+
+
+def test_seeds_that_change_nothing_are_told():
+    frame = runs({name: [0.3 + 0.1 * (arm["c"] == "y")] * 3 for name, arm in ARMS.items()})
+    found = verdicts(DESIGN, frame, {}, NONE)[0]
+    assert found.word == UNDECIDED and "all seeds gave the same result: does the seed reach the run?" in found.text
+
+
+def images_of(difference: float, error: float) -> dict[str, ImageSamples]:
+    """Samples of 100 images in which c=y is ahead by this much, with this jackknife error."""
+    spread = np.where(np.arange(100) % 2, 1, -1) * error / np.sqrt(99)
+    left_out = pd.DataFrame({"r=a,c=x": np.full(100, 0.3), "r=a,c=y": 0.3 + difference + spread})
+    return {"val/AP": ImageSamples(100, left_out.mean(), left_out, left_out)}
+
+
+def test_one_seed_says_how_far_seeds_would_have_to_scatter():
     frame = runs({"r=a,c=x": [0.30], "r=a,c=y": [0.35]})
-    design = replace(DESIGN, arms={name: ARMS[name] for name in ("r=a,c=x", "r=a,c=y")}, seeds=(0,))
-    drawn = pd.DataFrame({"r=a,c=x": np.full(100, 0.3), "r=a,c=y": np.linspace(0.32, 0.38, 100)})
-    (verdict,) = verdicts(design, frame, {"val/AP": drawn}, NONE)
-    assert verdict.word == NOT_ENOUGH_SEEDS
-    assert "these two checkpoints differ on these images, interval over images +2.2 to +7.8" in verdict.text
-    (verdict,) = verdicts(design, frame, {"val/AP": drawn.assign(**{"r=a,c=x": 0.34})}, NONE)
-    assert "cannot be told apart on these images" in verdict.text
+    design = replace(TWO, seeds=(0,))
+    (verdict,) = verdicts(design, frame, images_of(0.05, 0.01), NONE)
+    assert verdict.word == ONE_SEED
+    tipping = 5 / (1.96 * 2**0.5)
+    assert verdict.text == (
+        "c y against x: one seed (difference +5.0 AP, 1 seed; interval over images +3.0 to +7.0; "
+        f"seeds alone would make this if the SD of AP between trainings were over {tipping:.1f} points)"
+    )
+    block = Contrast("recipe", PRIMARY, tuple((f"r=b,c={c}", f"r=a,c={c}") for c in "xy"))
+    study = {name: [0.5 + 0.307 * (arm["r"] == "b")] for name, arm in ARMS.items()}
+    recipe = next(
+        v for v in verdicts(replace(DESIGN, seeds=(0,)), runs(study), {}, NONE) if v.contrast.pairs == block.pairs
+    )
+    assert "were over 15.7 points" in recipe.text
+
+
+def test_earlier_runs_make_one_seed_provisional():
+    frame = runs({"r=a,c=x": [0.30], "r=a,c=y": [0.40]})
+    design = replace(TWO, seeds=(0,))
+    prior = PriorSd(0.01, 8.0, 4.0)
+    low, high = prior.interval(0.1, 2.0)
+    (verdict,) = verdicts(design, frame, {}, NONE, {"val/AP": prior})
+    assert verdict.word == "provisionally better"
+    assert (verdict.judged.low, verdict.judged.high) == pytest.approx((low, high))
+    assert f"interval +{100 * low:.1f} to +{100 * high:.1f} if seeds scatter as in earlier runs" in verdict.text
+    (wide,) = verdicts(design, frame, {}, NONE, {"val/AP": replace(prior, sd=0.1)})
+    assert wide.word == ONE_SEED and "if seeds scatter as in earlier runs" in wide.text
+    (unsure,) = verdicts(design, frame, {}, NONE, {"val/AP": replace(prior, df=1.0)})
+    assert unsure.word == ONE_SEED and "earlier runs" not in unsure.text
+
+
+def test_earlier_runs_do_not_count_at_the_planned_number_of_seeds():
+    values = {"r=a,c=x": [0.30, 0.31, 0.29], "r=a,c=y": [0.32, 0.33, 0.28]}
+    prior = {"val/AP": PriorSd(1e-4, 8.0, 8.0)}
+    (planned,) = verdicts(TWO, runs(values), {}, NONE, prior)
+    assert planned.word == UNDECIDED and planned.judged == planned.seeds
+    more = replace(TWO, seeds=(0, 1, 2, 3))
+    clipped = runs(values, **{"train/clip_fraction": 1.0})
+    (early,) = verdicts(more, clipped, {}, NONE, prior)
+    assert early.word == "provisionally better" and "; note: every step was clipped" in early.text
+
+
+def test_better_is_on_these_images_unless_both_variances_say_so():
+    frame = runs({"r=a,c=x": [0.300, 0.301, 0.299], "r=a,c=y": [0.350, 0.352, 0.348]})
+    for images, claim in (
+        (images_of(0.05, 0.002), "better"),
+        (images_of(0.05, 0.05), "better on these images"),
+        ({}, "better on these images"),  # nothing is known of other images
+    ):
+        (verdict,) = verdicts(TWO, frame, images, NONE)
+        assert (verdict.word, verdict.claim) == (BETTER, claim) and f"against x: {claim} (" in verdict.text
+    (wide,) = verdicts(TWO, frame, images_of(0.05, 0.05), NONE)
+    assert wide.both == seeds_and_images(wide.seeds, wide.images)
+    assert f"interval over seeds and images −{-100 * wide.both.low:.1f} to +{100 * wide.both.high:.1f}" in wide.text
+    timed = frame.rename(columns={"val/AP": "progress/seconds"})
+    (seconds,) = verdicts(replace(TWO, metrics=(Metric("seconds", "lower"),)), timed, {}, NONE)
+    assert seconds.claim == WORSE  # images have no part in it
 
 
 def test_missing_seeds_are_told():
     frame = runs({name: [0.3, 0.31, None] for name in ARMS})
     assert "2 seeds of 3 planned" in verdicts(DESIGN, frame, {}, NONE)[0].text
     assert "no seed has finished in all its arms" in verdicts(DESIGN, runs({}), {}, NONE)[0].text
+
+
+def test_within_the_margin_before_the_planned_number_is_only_so_far():
+    frame = runs({name: [0.3, 0.3001, 0.3, 0.3001] for name in ARMS})
+    assert verdicts(replace(DESIGN, seeds=(0, 1, 2, 3)), frame, {}, NONE)[0].word == EQUIVALENT
+    early = verdicts(replace(DESIGN, seeds=(0, 1, 2, 3, 4)), frame, {}, NONE)[0]
+    assert early.word == UNDECIDED and "within the margin of 1 so far" in early.text
 
 
 def test_secondary_contrasts_are_corrected_and_exploratory_ones_marked():
@@ -232,9 +348,31 @@ def test_secondary_contrasts_are_corrected_and_exploratory_ones_marked():
     assert all("exploratory, not corrected" in v.text for v in found if v.contrast.role == EXPLORATORY)
 
 
+def test_equivalence_of_secondary_contrasts_is_corrected_too():
+    factors = dict.fromkeys("pqs", ("a", "b"))
+    arms = {f"p={p},q={q},s={s}": {"p": p, "q": q, "s": s} for p in "ab" for q in "ab" for s in "ab"}
+    design = replace(DESIGN, arms=arms, factors=factors, baseline="p=a,q=a,s=a", primary=None, settings={})
+    frame = runs({arm: list(0.3 + 0.01 * np.random.default_rng(i).normal(size=3)) for i, arm in enumerate(arms)})
+    reaches = {
+        v.contrast.label: 100 * max(abs(v.seeds.low), abs(v.seeds.high))
+        for v in verdicts(design, frame, {}, NONE)
+        if v.contrast.role == SECONDARY
+    }
+    close, reach = min(reaches.items(), key=lambda item: item[1])
+
+    def words_at(margin):
+        found = verdicts(replace(design, margin=margin), frame, {}, NONE)
+        return {v.word for v in found if v.contrast.label == close}
+
+    assert words_at(1.01 * reach) == {UNDECIDED} and words_at(2 * reach) == {EQUIVALENT}
+
+
 def test_many_seeds_find_a_real_difference():
     better = runs(
-        {name: [0.3 + 0.05 * (arm["c"] == "y") + 0.001 * s * s for s in range(8)] for name, arm in ARMS.items()}
+        {
+            name: [0.3 + 0.05 * (arm["c"] == "y") + 0.001 * s * s + 1e-4 * ((i + s) % 3) for s in range(8)]
+            for i, (name, arm) in enumerate(ARMS.items())
+        }
     )
     found = verdicts(replace(DESIGN, seeds=tuple(range(8))), better, {}, NONE)
     assert found[0].word == BETTER and found[1].word == EQUIVALENT  # the other factor does nothing at all
@@ -276,7 +414,7 @@ def test_a_diagnostic_decides_as_it_was_told():
 
 
 def test_a_loss_is_equivalent_only_within_a_margin_that_was_given():
-    assert judged((LOSS,), 0.0)[0].word == NOT_DISTINGUISHABLE
+    assert judged((LOSS,), 0.0)[0].word == UNDECIDED
     assert judged((LOSS,), 0.0, margin=0.1)[0].word == EQUIVALENT
     assert "margin 0.1" in judged((LOSS,), 0.0, margin=0.1)[0].text
     assert judged((AP,), 0.0)[0].word == EQUIVALENT

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from experiments.results.figures.curves import colour, styled
 from experiments.schema.metrics import AP, Metric
 
-SEEDS, IMAGES = "95 % t interval over seeds", "95 % bootstrap interval over images"
+SEEDS, IMAGES = "95 % t interval over seeds", "95 % interval over images"
 STYLES = {SEEDS: ("#0072B2", 7, 0.12), IMAGES: ("#E69F00", 3, -0.12)}  # colour, width, and shift off the row's middle
 ROW = 44  # pixels
 
@@ -21,14 +21,14 @@ ROW = 44  # pixels
 def by_arm(table: pd.DataFrame, runs: pd.DataFrame, metric: Metric, column: str) -> go.Figure:
     """One metric of every arm: each seed as a dot, the mean with its intervals.
 
-    table:   `tables.arm_table` with replicates
+    table:   `tables.arm_table` with samples of the images; their interval is about the AP corrected for its bias
     runs:    one row a finished run: arm, seed and the metric
     column:  the metric's name in the table
     """
     arms = table["arm"].tolist()
     figure = _rows(arms)
     _intervals(figure, table, column, f"{column}_seeds", metric.scale, SEEDS)
-    _intervals(figure, table, column, f"{column}_images", metric.scale, IMAGES)
+    _intervals(figure, table, f"{column}_images", f"{column}_images", metric.scale, IMAGES)
     if metric.column in runs:
         known = runs.dropna(subset=[metric.column])
         figure.add_scatter(

@@ -25,7 +25,7 @@ def render(evidence: Evidence) -> dict[str, str]:
     """File name -> content of every file of the report."""
     parts, head = sections(evidence), title(evidence)
     frames = {
-        "table.csv": arm_table(evidence.results, evidence.replicates),
+        "table.csv": arm_table(evidence.results, evidence.images),
         "contrasts.csv": contrast_table(evidence.verdicts),
         "effects.csv": pd.concat([frame.assign(metric=key) for key, frame in evidence.effects.items()] or [NOTHING]),
         "classes.csv": evidence.classes,

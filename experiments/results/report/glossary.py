@@ -41,12 +41,13 @@ WORDS = {
     "seeds": "Finished runs of the planned ones. Each seed is a training of its own.",
     "seed": "Fixes the starting weights and the order of images; arms are compared seed by seed.",
     "interval over seeds": "95 % t interval over seeds: what other trainings would give on the same images.",
-    "interval over images": "95 % bootstrap interval over validation images: what these trained models would give on "
-    "other images. It says nothing of other seeds.",
-    "difference (seeds)": "Mean by which the arm is above the baseline with the same seed, AP in points; in brackets "
-    "the number of seeds that both have.",
+    "interval over images": "95 % interval over validation images: what these trained models would give on other "
+    "images, without the bias of AP on few images. It says nothing of other seeds.",
+    "bias": "By how much AP on so few images overstates AP elsewhere.",
+    "difference (seeds)": "By how much the arm's mean is above the baseline's, AP in points; in brackets the number of "
+    "seeds.",
     "its interval": "95 % t interval over seeds of the difference. Without two seeds there is none.",
-    "difference": "The first side minus the second, mean over same-seed pairs; AP and AR in points.",
+    "difference": "The first side's mean minus the second's; AP and AR in points.",
     "metric": "The metric that the contrast is judged by.",
     "steps": "Optimiser steps done.",
     "epochs": "Times that the training set was seen.",
@@ -57,8 +58,9 @@ WORDS = {
     "contrast": "What is compared with what.",
     "role": "Primary: what the ablation is for. Secondary: the other factors, corrected by Holm. Exploratory: not "
     "corrected for the number of comparisons.",
-    "verdict": "Better and worse need six seeds and p below 0.05, and mean better and worse in the metric's direction; "
-    "equivalent needs six seeds and an interval that lies within the margin.",
+    "verdict": "Better and worse, in the metric's direction: the interval over seeds excludes 0; on these images, "
+    "unless that of seeds and images together does too. Equivalent: it lies within the margin. Undecided: neither. "
+    "Provisionally: before the planned number of seeds. One seed: nothing tells how far seeds scatter.",
     "p": "Probability of so large a difference if there were none; after Holm's correction for secondary contrasts.",
     "changes": "Settings that differ between the two sides.",
     "effect": "A factor's level against its baseline level, or two factors together.",

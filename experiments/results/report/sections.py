@@ -7,6 +7,7 @@ import pandas as pd
 import plotly.graph_objects as go
 
 from experiments.results import conditions
+from experiments.results.effects import PAIRED_FROM
 from experiments.results.evidence import Evidence
 from experiments.results.figures import curves, outcomes
 from experiments.results.reading.run_states import display_states, run_states
@@ -22,9 +23,10 @@ from experiments.results.report.tables import (
     reference_table,
     settings_table,
 )
-from experiments.results.verdicts import MIN_SEEDS
 from experiments.schema.contrasts import EXPLORATORY, PRIMARY, SECONDARY, listed
 from experiments.schema.metrics import Metric
+
+NOTABLE_BIAS = 0.5  # points
 
 
 @dataclass(frozen=True)
@@ -86,13 +88,14 @@ def _answer(evidence: Evidence) -> Iterator[Section]:
 
 def _outcome(evidence: Evidence) -> Iterator[Section]:
     results, design = evidence.results, evidence.results.design
-    table = arm_table(results, evidence.replicates)
+    table = arm_table(results, evidence.images)
     first = design.metric
     yield Section(
         f"{first.label} by arm",
         [
-            "The last evaluation of every run, mean ± standard deviation over seeds; AP and AR times 100. "
-            f"{results.completeness}"
+            "The last evaluation of every run, mean ± standard deviation over seeds; AP and AR times 100. Intervals "
+            f"over images are about the value without its bias. {results.completeness}",
+            *_biases(evidence, table),
         ],
         tables=[display_table(table, design), *(interval_table(table, metric) for metric in design.metrics)],
         plots=[
@@ -117,7 +120,7 @@ def _differences(evidence: Evidence) -> Section:
     return Section(
         "Differences",
         [
-            "Mean over same-seed differences, AP and AR in points; intervals are not corrected for their number, p of "
+            "Differences of means over seeds, AP and AR in points; intervals are not corrected for their number, p of "
             "secondary contrasts, and of several primary metrics, is Holm's. Margin of equivalence: "
             f"{', '.join(margins) or 'none was given, so equivalence is not claimed'}. A contrast that changes several "
             "settings names all of them."
@@ -134,15 +137,28 @@ def _differences(evidence: Evidence) -> Section:
     )
 
 
+def _biases(evidence: Evidence, table: pd.DataFrame) -> Iterator[str]:
+    """A sentence for each metric whose values on so few images are too high by more than a difference that matters."""
+    for metric in evidence.results.design.metrics:
+        bias = metric.scale * table[f"{column(metric)}_bias"].max()
+        if bias > NOTABLE_BIAS:
+            yield (
+                f"{metric.label} of this set overstates {metric.label} elsewhere by up to {bias:.1f} points: it has "
+                "few images. Differences between arms hardly have this bias."
+            )
+
+
 def _effects(evidence: Evidence) -> Section:
-    known = [metric for metric in evidence.results.design.metrics if metric.key in evidence.effects]
-    df = int(evidence.effects[known[0].key]["df"].iloc[0])
+    design = evidence.results.design
+    known = [metric for metric in design.metrics if metric.key in evidence.effects]
+    larger = [factor for factor, levels in design.factors.items() if len(levels) > 2]
+    without = f" Interactions of {listed(larger)} are left out: more than two levels." if larger else ""
     return Section(
         "Effects and interactions",
         [
             f"Effects on {listed([metric.label for metric in known])}, AP and AR in points, averaged over the other "
-            "factors' levels, seeds as blocks; an interaction is half of what one factor's effect gains by the other's "
-            f"second level. {df} degrees of freedom. {evidence.results.completeness}"
+            "factors' levels, with the intervals of the contrasts above; an interaction is half of what one factor's "
+            f"effect gains by the other's second level.{without} {evidence.results.completeness}"
         ],
         tables=[display_effects(evidence.effects[metric.key], metric) for metric in known],
         plots=[
@@ -217,24 +233,28 @@ def _detail(evidence: Evidence) -> Iterator[Section]:
 
 
 def _method(evidence: Evidence) -> Section:
-    count = max((len(drawn) for drawn in evidence.replicates.values()), default=0)
+    images = next(iter(evidence.images.values()), None)
     without = [m.label for m in evidence.results.design.metrics if m.precision is None]
-    images = (
-        f"Intervals over images: paired bootstrap of {count} replicates with the same image weights for every arm, "
-        "seeds kept as they are."
-        if count
-        else "There are no intervals over images."
-    )
+    over_images = "There are no intervals over images."
+    if images is not None:
+        how = (
+            "t intervals with the jackknife's standard error"
+            if images.left_out is not None
+            else f"percentiles of {len(images.replicates)} bootstrap replicates, images weighted alike in every arm"
+        )
+        over_images = f"Intervals over images: {how}, seeds kept as they are."
     if without:
-        images += f" {listed(without)}: only AP has intervals over images."
+        over_images += f" {listed(without)}: only AP has intervals over images."
     return Section(
         "Method",
         items=[
-            "Intervals over seeds: 95 % t intervals of same-seed differences. Intervals over images say nothing of "
-            "other seeds, and the other way round.",
-            images,
-            f"Better, worse and equivalent need at least {MIN_SEEDS} seeds; with fewer no sign-flip test reaches "
-            "p < 0.05.",
+            f"Intervals over seeds: 95 % t intervals; below {PAIRED_FROM} seeds with the larger of Welch's error and "
+            "that of same-seed differences, from there on with the latter. Intervals over images say nothing of other "
+            "seeds, and the other way round.",
+            over_images,
+            "Better and worse: the interval over seeds excludes 0; on these images, unless that of seeds and images "
+            "together does so too. Equivalent: the interval lies within the margin. Provisional: before the planned "
+            "number of seeds.",
             "Arms of one seed see the same order of images and start from the same weights where their models agree.",
         ],
     )

@@ -143,7 +143,8 @@ def _trust(results: SweepResults) -> Iterator[Section]:
         "Tau is 1 where the short runs put the configurations in the order of the long ones, and 0 where they tell "
         "nothing; the regret is what choosing by the short runs costs. Configurations that the pruner gave up count "
         "with their last value, below those that finished. The interval is exact under Mallows' model of noisy "
-        "rankings.",
+        "rankings, and is about configurations like those that were run again; the regression is about all trials that "
+        "finished, if their values are nearly normal.",
     ]
     if frame.empty:
         yield Section("How far the ranks carry", words[:1])

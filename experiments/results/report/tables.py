@@ -8,9 +8,10 @@ from pathlib import Path
 import pandas as pd
 
 from detr.audit import audit_metrics
-from experiments.results.effects import half_width_factor
+from experiments.results.effects import UNKNOWN
+from experiments.results.image_intervals import ImageSamples, image_ap
 from experiments.results.reading.ablations import AblationResults
-from experiments.results.verdicts import UNKNOWN, Verdict, probability, seed_difference
+from experiments.results.verdicts import Verdict, probability, seed_difference, seed_interval
 from experiments.schema import names
 from experiments.schema.contrasts import Contrast
 from experiments.schema.design import Design
@@ -32,13 +33,16 @@ def column(metric: Metric) -> str:
     return metric.label.replace(" ", "_")
 
 
-def arm_table(results: AblationResults, replicates: Mapping[str, pd.DataFrame] | None = None) -> pd.DataFrame:
+def arm_table(results: AblationResults, images: Mapping[str, ImageSamples] | None = None) -> pd.DataFrame:
     """One row an arm, in the design's order.
 
     Columns: arm; N, the finished runs; planned; for each of `shown_metrics` the mean and, with the suffix "_sd", the
     standard deviation over seeds (NaN below two); for those of the design also _seeds_low and _high, the 95 % t
-    interval of the mean, and _images_low and _high, the percentile interval over `replicates` of the images (metric's
-    key -> a column an arm); steps, clip_fraction and minutes (means); note, which names what failed.
+    interval of the mean, and _images, _images_low and _high, the AP corrected for its bias with its interval over
+    images, and _bias (`image_intervals.image_ap`); steps, clip_fraction and minutes (means); note, which names what
+    failed.
+
+    images:  metric's key -> the arms' AP on samples of the images; metrics and arms may be missing
     """
     rows = []
     for arm in results.design.arms:
@@ -50,10 +54,12 @@ def arm_table(results: AblationResults, replicates: Mapping[str, pd.DataFrame] |
             mean, sd, name = values.mean(), values.std(), column(metric)
             row |= {name: mean, f"{name}_sd": sd}
             if metric in results.design.metrics:
-                half = half_width_factor(len(values)) * sd
-                drawn = (replicates or {}).get(metric.key, pd.DataFrame()).get(arm, pd.Series(dtype=float)).dropna()
-                row |= {f"{name}_seeds_low": mean - half, f"{name}_seeds_high": mean + half}
-                row |= {f"{name}_images_low": drawn.quantile(0.025), f"{name}_images_high": drawn.quantile(0.975)}
+                seeds, samples = seed_interval(done, {arm: 1.0}, metric), (images or {}).get(metric.key)
+                known = samples is not None and arm in samples.observed
+                over_images, bias = image_ap(samples, arm) if samples and known else (UNKNOWN, float("nan"))
+                row |= {f"{name}_seeds_low": seeds.low, f"{name}_seeds_high": seeds.high, f"{name}_bias": bias}
+                row |= {f"{name}_images": over_images.estimate}
+                row |= {f"{name}_images_low": over_images.low, f"{name}_images_high": over_images.high}
         row["steps"] = _mean(done, names.STEP)
         row["clip_fraction"] = _mean(done, "train/clip_fraction")
         row["minutes"] = _mean(done, names.SECONDS) / 60
@@ -99,13 +105,14 @@ def interval_table(table: pd.DataFrame, metric: Metric) -> pd.DataFrame:
             "SD over seeds": [_mean_sd(value, None, metric.scale, metric.digits + 1) for value in table[f"{name}_sd"]],
             "interval over seeds": _ranges(table, f"{name}_seeds", metric, signed=False),
             "interval over images": _ranges(table, f"{name}_images", metric, signed=False),
+            "bias": [_or_dash(value, metric.difference) for value in table[f"{name}_bias"]],
         }
     )
 
 
 def with_differences(table: pd.DataFrame, results: AblationResults) -> pd.DataFrame:
     """`arm_table` with every arm's first metric minus the baseline's: difference, difference_low and _high (95 % t
-    interval over same-seed pairs), pairs. NaN and 0 for the baseline itself, and if no seed has finished in both.
+    interval), pairs, the number of seeds. NaN and 0 for the baseline itself, and if no seed has finished in both.
     """
     baseline, metric, rows = results.design.baseline, results.design.metric, []
     for arm in table["arm"]:
@@ -168,11 +175,13 @@ def contrast_table(verdicts: Sequence[Verdict]) -> pd.DataFrame:
     """One row a contrast and metric, raw: differences in stored units, intervals over seeds and over images, p, N and
     the reasons.
     """
-    columns = ["contrast", "role", "metric", "verdict", "difference", "seeds_low", "seeds_high", "sd", "n", "planned"]
-    columns += ["p_value", "images_difference", "images_low", "images_high", "changes", "reasons"]
+    columns = ["contrast", "role", "metric", "verdict", "difference", "seeds_low", "seeds_high", "se", "df", "n"]
+    columns += ["planned", "p_value", "images_difference", "images_low", "images_high", "both_low", "both_high"]
+    columns += ["changes", "reasons"]
     rows = [
-        (v.contrast.label, v.contrast.role, v.metric.key, v.word, v.seeds.estimate, v.seeds.low, v.seeds.high,
-         v.seeds.sd, v.seeds.n, v.planned, v.p_value, v.images.estimate, v.images.low, v.images.high,
+        (v.contrast.label, v.contrast.role, v.metric.key, v.claim, v.seeds.estimate, v.seeds.low, v.seeds.high,
+         v.seeds.se, v.seeds.df, v.seeds.n, v.planned, v.p_value, v.images.estimate, v.images.low, v.images.high,
+         v.both.low, v.both.high,
          ", ".join(v.contrast.changes), "; ".join(v.reasons))
         for v in verdicts
     ]  # fmt: skip
@@ -186,7 +195,7 @@ def display_contrasts(verdicts: Sequence[Verdict]) -> pd.DataFrame:
             "contrast": v.contrast.label,
             "role": v.contrast.role,
             "metric": v.metric.label,
-            "verdict": v.word,
+            "verdict": v.claim,
             "difference": _or_dash(v.seeds.estimate, v.metric.difference),
             "interval over seeds": _range(v.seeds.low, v.seeds.high, v.metric.difference),
             "interval over images": _range(v.images.low, v.images.high, v.metric.difference),
@@ -211,7 +220,8 @@ def display_effects(effects: pd.DataFrame, metric: Metric) -> pd.DataFrame:
             "kind": effects["kind"],
             "estimate": [metric.difference(value) for value in effects["estimate"]],
             "interval over seeds": _ranges(effects, "", metric),
-            "runs": effects["n"].astype(str),
+            "seeds": effects["n"].astype(str),
+            "p": [_or_dash(value, probability) for value in effects["p_value"]],
         }
     )
 

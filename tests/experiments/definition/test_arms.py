@@ -14,15 +14,17 @@ from experiments.definition.compose import options
 from experiments.definition.planning import (
     ASSUMED_SD,
     Cost,
+    arm_sds,
     cost_key,
     half_width,
     lengths,
     measurable,
-    pooled_sd,
     resolution,
     seed_sd,
+    seeds_needed,
 )
 from experiments.results.lengths import comparison
+from experiments.results.sequential import prior_sd
 from experiments.schema.contrasts import contrasts
 from experiments.schema.design import ArmPair, Design, LevelPair
 from experiments.schema.metrics import AP
@@ -178,6 +180,9 @@ def test_mistakes_are_named(mistake):
 # what a plan says
 
 
+EARLIER = ("run_id", "arm", "seed", "fingerprint", "val/AP")
+
+
 def earlier(aps: dict[tuple[str, int], float], **columns: str) -> pd.DataFrame:
     rows = [
         {"run_id": f"{arm}{seed}", "arm": arm, "seed": seed, "val/AP": ap, "optim.lr": arm}
@@ -186,13 +191,23 @@ def earlier(aps: dict[tuple[str, int], float], **columns: str) -> pd.DataFrame:
     return pd.DataFrame(rows).assign(**columns)
 
 
-def test_the_sd_is_pooled_over_seeds_within_equal_settings():
+def test_the_sd_is_over_seeds_within_equal_settings():
     frame = earlier({("a", 0): 0.1, ("a", 1): 0.3, ("b", 0): 0.7, ("b", 1): 0.7, ("c", 0): 0.9})
-    sd, df = pooled_sd(frame, AP)
-    assert df == 2 and sd == pytest.approx(math.sqrt(0.02 / 2))
+    found = arm_sds(frame, AP)
+    assert found == ([pytest.approx(math.sqrt(0.02))], [1])  # b has no spread, and c no second seed
     again = pd.concat([frame, frame.assign(run_id="again")])
-    assert pooled_sd(again, AP) == (sd, df)  # a run that was made twice is no second sample
-    assert pooled_sd(frame[frame["arm"] == "c"], AP)[1] == 0 and pooled_sd(frame.iloc[:0], AP)[1] == 0
+    assert arm_sds(again, AP) == found  # a run that was made twice is no second sample
+    assert arm_sds(frame[frame["arm"] == "c"], AP) == arm_sds(frame.iloc[:0], AP) == ([], [])
+
+
+def test_the_sd_of_several_arms_is_that_of_their_prior():
+    ablation = plan(["ablation=lr_clip"])
+    mark = data_fingerprint(ablation.arms[0].config)
+    sds = {"a": 0.073, "b": 0.085, "c": 0.017, "d": 0.024}
+    aps = {(arm, seed): 0.3 + sd * (seed - 1) for arm, sd in sds.items() for seed in range(3)}
+    frame = earlier(aps, fingerprint=mark, **{"schedule.horizon": "9 steps"})
+    sd, source = seed_sd(ablation, frame, AP)
+    assert sd == pytest.approx(prior_sd(list(sds.values()), [2] * 4).sd) and "from 12 earlier runs" in source
 
 
 def test_earlier_runs_count_where_data_and_model_are_the_same():
@@ -201,7 +216,8 @@ def test_earlier_runs_count_where_data_and_model_are_the_same():
     columns = {"model.hidden_dim": "128", "model.norm": "pre", "schedule.horizon": "9 steps"}
     frame = earlier({("a", 0): 0.10, ("a", 1): 0.12}, fingerprint=mark, **columns)
     sd, source = seed_sd(ablation, frame, AP)
-    assert sd == pytest.approx(0.02 / math.sqrt(2)) and "from 2 earlier runs" in source and "9 steps" in source
+    expected = prior_sd([0.02 / math.sqrt(2)], [1]).sd
+    assert sd == pytest.approx(expected) and "from 2 earlier runs" in source and "9 steps" in source
     for other in (frame.assign(fingerprint="x"), frame.assign(**{"model.hidden_dim": "64"}), frame.iloc[:1]):
         assert seed_sd(ablation, other, AP) == (ASSUMED_SD, seed_sd(ablation, frame.iloc[:0], AP)[1])
 
@@ -210,17 +226,25 @@ def test_half_widths_shrink_with_seeds_and_with_pairs(tmp_path):
     overrides = ["ablation=lr_clip", f"data.root={tmp_path}", "data.shapes_num_train=1", "data.shapes_num_val=1"]
     ablation = plan([*overrides, "seeds=[0,1,2]"])
     averaged, *_, pair = contrasts(ablation.design)
-    assert half_width(pair, 0.01, 3) == pytest.approx(2.484 * 0.01 * math.sqrt(2), rel=1e-3)
-    assert half_width(averaged, 0.01, 3) == pytest.approx(2.484 * 0.01, rel=1e-3)
-    lines = list(resolution(ablation, pd.DataFrame(columns=["run_id", "arm", "seed", "fingerprint", "val/AP"])))
+    # t quantiles of 4, 8 (Welch's with equal SDs) and 5 (paired, from six seeds on) degrees of freedom
+    assert half_width(pair, 0.01, 3) == pytest.approx(2.776 * 0.01 * math.sqrt(2 / 3), rel=1e-3)
+    assert half_width(averaged, 0.01, 3) == pytest.approx(2.306 * 0.01 * math.sqrt(1 / 3), rel=1e-3)
+    assert half_width(pair, 0.01, 6) == pytest.approx(2.571 * 0.01 * math.sqrt(2 / 6), rel=1e-3)
+    for contrast in (pair, averaged):
+        needed = seeds_needed(contrast, 0.01, 0.01)
+        assert half_width(contrast, 0.01, needed) <= 0.01 < half_width(contrast, 0.01, needed - 1)
+    assert seeds_needed(pair, 0.01, 1e-6) is None
+    lines = list(resolution(ablation, pd.DataFrame(columns=list(EARLIER))))
     assert (
         lines[0]
         == "SD of AP over seeds: 1 points, assumed, as no earlier runs with this data and model have several seeds"
     )
-    assert lines[1].startswith("3 seeds: not enough to claim")
-    assert lines[2].startswith(
-        "primary: clip 1.0 against 0.1: interval of ±2.5 points with 3 seeds, ±1.0 points with 6"
+    assert lines[1] == (
+        "primary: clip 1.0 against 0.1: interval of ±1.3 points with 3 seeds; 5 seeds would settle a difference of 1, "
+        "the margin"
     )
+    single = replace(ablation, design=replace(ablation.design, seeds=(0,)))
+    assert "an interval over seeds takes 2" in list(resolution(single, pd.DataFrame(columns=list(EARLIER))))[1]
 
 
 def test_costs_are_measured_once_for_equal_computations():
@@ -244,12 +268,13 @@ def test_a_plan_is_of_the_metric_and_in_its_unit(tmp_path, metric, given):
     mark = data_fingerprint(ablation.arms[0].config)
     frame = earlier({("a", 0): 0.10, ("a", 1): 0.12}, fingerprint=mark, **{"schedule.horizon": "9 steps"})
     lines = list(resolution(ablation, frame.rename(columns={"val/AP": decides.column})))
-    sd = 0.02 / math.sqrt(2)
+    sd = prior_sd([0.02 / math.sqrt(2)], [1]).sd
     unit = "points" if decides.unit == "points" else decides.label
-    end = {None: "margin 1" if unit == "points" else "no margin"}.get(given, f"margin {given}")
+    margin = given or (1 if unit == "points" else None)
+    end = f"would settle a difference of {margin}, the margin" if margin else "no margin"
     assert lines[0].startswith(f"SD of {decides.label} over seeds: {decides.scale * sd:.2g}")
-    assert f"±{decides.shown(half_width(contrasts(ablation.design)[0], sd, 3))} {unit} with 3 seeds" in lines[2]
-    assert lines[2].endswith(f"; {end}")
+    assert f"±{decides.shown(half_width(contrasts(ablation.design)[0], sd, 3))} {unit} with 3 seeds" in lines[1]
+    assert lines[1].endswith(end)
     unknown = list(resolution(ablation, frame.iloc[:0].rename(columns={"val/AP": decides.column})))
     assert ("unknown, as no earlier runs" in unknown[0]) == (unit != "points")
 

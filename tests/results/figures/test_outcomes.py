@@ -104,12 +104,13 @@ def test_layers_of_the_entropy_are_in_order():
 def test_both_intervals_of_ap_stand_apart():
     table = pd.DataFrame(
         {"arm": ARMS, "AP": [0.3, 0.4], "AP_seeds_low": [0.2, np.nan], "AP_seeds_high": [0.4, np.nan],
-         "AP_images_low": [0.25, 0.35], "AP_images_high": [0.36, 0.45]}
+         "AP_images": [0.29, 0.39], "AP_images_low": [0.25, 0.35], "AP_images_high": [0.36, 0.45]}
     )  # fmt: skip
     figure = outcomes.by_arm(table, pd.DataFrame({"arm": ["b"], "seed": [3], "val/AP": [0.4]}), AP, "AP")
     seeds, images, single = figure.data
     assert list(seeds.error_x.array) == pytest.approx([10, 0]) and seeds.customdata[1] == "unknown"
-    assert list(images.error_x.arrayminus) == pytest.approx([5, 5])
+    assert list(images.x) == pytest.approx([29, 39])  # without the bias
+    assert list(images.error_x.arrayminus) == pytest.approx([4, 4])
     assert list(single.x) == pytest.approx([40]) and list(single.y) == [0.7]
     assert figure.layout.yaxis.ticktext[0] == "&lt;b&gt;a&lt;/b&gt;"
 

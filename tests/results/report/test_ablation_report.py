@@ -107,12 +107,15 @@ def test_conditions_are_found(evidence):
 
 
 def test_figures_of_the_tables_are_those_of_the_store(stored, evidence):
-    table = arm_table(evidence.results, evidence.replicates).set_index("arm")
+    table = arm_table(evidence.results, evidence.images).set_index("arm")
     done = evidence.results.finished
     assert table["N"].tolist() == [3, 3, 3, 1] and table["planned"].tolist() == [3] * 4
     expected = done[done["arm"] == OTHER]["val/AP"]
     assert table.loc[OTHER, "AP"] == expected.mean() and table.loc[OTHER, "AP_sd"] == expected.std()
-    assert table["AP_images_low"].le(table["AP"]).all() and table["AP_images_high"].ge(table["AP"]).all()
+    assert table["AP_images_low"].le(table["AP_images"]).all() and table["AP_images_high"].ge(table["AP_images"]).all()
+    samples = evidence.images["val/AP"]
+    assert table.loc[OTHER, "AP_bias"] == pytest.approx(samples.replicates[OTHER].mean() - expected.mean())
+    assert (table["AP_images"] + table["AP_bias"]).tolist() == pytest.approx(table["AP"].tolist())
     assert pd.isna(table.loc[ARM, "AP_seeds_low"])
     contrasts = contrast_table(evidence.verdicts)
     assert contrasts["role"].tolist() == ["primary", "secondary", *["exploratory"] * 3]
@@ -146,14 +149,14 @@ def test_missing_predictions_are_told(stored):
     arms = [f"recipe={r},clip={c}" for r in ("official", "abbreviated") for c in ("0.1", "1.0")]
     parent = stored.ablation(1, silent=tuple((arm, 0) for arm in arms))
     found = gather(stored.store, parent)
-    assert not found.replicates and found.classes.empty and not found.scenes
+    assert not found.images and found.classes.empty and not found.scenes
     text = render(found)["report.md"]
     assert "No predictions were stored by recipe=official,clip=0.1, seed 0;" in text
     assert "There are no intervals over images." in text
     partly = gather(stored.store, stored.ablation(2, silent=((OTHER, 0), (OTHER, 1))), replicates=5)
-    assert list(partly.replicates["val/AP"]) == [arm for arm in arms if arm != OTHER] and "report.html" in render(
-        partly
-    )
+    assert list(partly.images["val/AP"].observed.index) == [
+        arm for arm in arms if arm != OTHER
+    ] and "report.html" in render(partly)
 
 
 def test_a_whole_arm_may_be_missing(stored):
@@ -245,7 +248,7 @@ def test_the_command_writes_the_newest_report_and_says_the_verdicts(stored, caps
     stored.ablation(1, name="newest")
     assert detr_report(["asked", "--output", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
-    assert said.startswith("primary: clip 1.0 against 0.1: not enough seeds") and "report.html" in said
+    assert said.startswith("primary: clip 1.0 against 0.1: one seed") and "report.html" in said
     assert (tmp_path / "out" / "report.md").read_text().startswith("# asked:")
     assert detr_report([]) == 0
     assert next((stored.folder / "runs").glob("*/report/report.md")).read_text().startswith("# newest:")
