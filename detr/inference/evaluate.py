@@ -72,7 +72,7 @@ def evaluate_checkpoint(
         "labels": mapping,
         "image_size": data.image_size,
         "max_size": data.max_size,
-        **asdict(detector.evaluation),
+        **{key: value for key, value in asdict(detector.evaluation).items() if key != "extra"},  # COCO's figures alone
     }
     return Evaluation(
         metrics, losses, audit(load_annotations(annotations), detections, metrics, limits), detections, settings
