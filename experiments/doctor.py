@@ -1,6 +1,6 @@
 """The command detr-doctor with the presets of conf/: the core audits, and knows no configuration framework.
 
-python -m experiments.doctor --shapes
+detr-doctor --shapes
 """
 
 import sys

@@ -21,8 +21,9 @@ from detr.boxes import cxcywh_to_xyxy
 from detr.config import ModelConfig, ScheduleConfig
 from detr.data.shapes import CLASSES
 from detr.matcher import HungarianMatcher
-from detr.models.attention import MultiHeadAttention
+from detr.models.memory import Memory
 from detr.models.position_encoding import SinePositionEmbedding
+from detr.models.queries import Queries
 from detr.models.transformer import Encoder
 from detr.schedule import lr_factor
 
@@ -233,12 +234,12 @@ def _draw_map(axes: Axes) -> None:
 def _draw_attention(axes: Axes) -> None:
     """Attention of one token in the first encoder layer of a fresh model, averaged over heads."""
     torch.manual_seed(0)
-    encoder = Encoder(ModelConfig(pretrained=False, num_encoder_layers=1), MultiHeadAttention).eval()
+    encoder = Encoder(ModelConfig(pretrained=False, num_encoder_layers=1)).eval()
     layer = encoder.layers[0]
     place = SinePositionEmbedding(D)(torch.zeros(1, HEIGHT, WIDTH, dtype=torch.bool)).flatten(1, 2)
-    located = torch.randn(1, HEIGHT * WIDTH, D) + place  # tokens of unit variance
+    tokens = torch.randn(1, HEIGHT * WIDTH, D)  # of unit variance
     with torch.no_grad():
-        weights = layer.self_attn.weights(located, located)[0]  # (heads, T, T)
+        weights = layer.self_attn.weights(Queries(tokens, place), Memory(tokens, place))[0]  # (heads, T, T)
     entropy = -(weights * weights.log()).sum(-1)
     row, column = 12, 17
     seen = weights[:, row * WIDTH + column].mean(0).reshape(HEIGHT, WIDTH) * HEIGHT * WIDTH
