@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from detr.audit import COCO_AREA_LIMITS
-from detr.errors import InputError
+from detr.errors import InputError, require
+from detr.extensions import check_path
 from detr.horizon import parse_horizon
 
 CheckpointActivations = Literal["none", "backbone", "all"]
@@ -21,20 +22,7 @@ def _check_choices(config: object, section: str) -> None:
     for name, hint in get_type_hints(type(config)).items():
         if get_origin(hint) is Literal:
             choices, value = get_args(hint), getattr(config, name)
-            _require(value in choices, f"{section}.{name}", value, f"choose from {', '.join(map(str, choices))}")
-
-
-def _require(holds: bool, setting: str, value: object, remedy: str) -> None:
-    if not holds:
-        raise InputError(f"{setting}={value!r}: {remedy}")
-
-
-def _check_target(setting: str, target: str | None, options: dict[str, Any] | None = None) -> None:
-    """InputError unless the target has the form of a dotted path, and options have a target to go to."""
-    form = target is None or re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", target)
-    _require(bool(form), setting, target, "write package.module:name")
-    options_setting = setting.replace("target", "options")
-    _require(not options or target is not None, options_setting, options, f"belongs to {setting}, which is not set")
+            require(value in choices, f"{section}.{name}", value, f"choose from {', '.join(map(str, choices))}")
 
 
 @dataclass(frozen=True)
@@ -63,37 +51,36 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         _check_choices(self, "model")
-        _check_target("model.target", self.target, self.options)
+        check_path("model.target", self.target, self.options)
         for name in ("hidden_dim", "num_heads", "num_decoder_layers", "dim_feedforward", "num_queries"):
-            _require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "must be at least 1")
-        _require(self.num_encoder_layers >= 0, "model.num_encoder_layers", self.num_encoder_layers, "must be 0 or more")
-        _require(0 <= self.dropout < 1, "model.dropout", self.dropout, "must be in [0, 1)")
-        _require(
+            require(getattr(self, name) >= 1, f"model.{name}", getattr(self, name), "must be at least 1")
+        require(self.num_encoder_layers >= 0, "model.num_encoder_layers", self.num_encoder_layers, "must be 0 or more")
+        require(0 <= self.dropout < 1, "model.dropout", self.dropout, "must be in [0, 1)")
+        require(
             self.hidden_dim % self.num_heads == 0 and self.hidden_dim % 4 == 0,
             "model.hidden_dim",
             self.hidden_dim,
             f"must divide by model.num_heads={self.num_heads} and by 4 (sine and cosine of y and x)",
         )
-        _require(
+        require(
             self.num_classes is None or self.num_classes >= 1,
             "model.num_classes",
             self.num_classes,
             "must be at least 1, or null to take it from the data",
         )
-        small = self.backbone == "small"
-        _require(
+        require(
             not self.dilation or self.backbone in ("resnet50", "resnet101"),
             "model.dilation",
             self.dilation,
             f"only resnet50 and resnet101 have a DC5 variant, not {self.backbone}",
         )
-        _require(
-            not (small and self.pretrained is True),
+        require(
+            self.backbone != "small" or self.pretrained is not True,
             "model.pretrained",
             True,
             "there are no published weights of the small backbone; set model.pretrained=false or a path",
         )
-        _require(
+        require(
             self.backbone_width >= 8 and self.backbone_width % 8 == 0,
             "model.backbone_width",
             self.backbone_width,
@@ -125,9 +112,15 @@ class LossConfig:
     def __post_init__(self) -> None:
         _check_choices(self, "loss")
         for name, value in vars(self).items():
-            _require(isinstance(value, str) or value >= 0, f"loss.{name}", value, "must not be negative")
-        costs = self.cost_class + self.cost_bbox + self.cost_giou
-        _require(costs > 0, "loss.cost_*", costs, "at least one matching cost must be positive")
+            require(isinstance(value, str) or value >= 0, f"loss.{name}", value, "must not be negative")
+        costs = self.cost_class, self.cost_bbox, self.cost_giou
+        require(any(costs), "loss.cost_*", costs, "at least one matching cost must be positive")
+        require(
+            self.classification == "softmax" or self.no_object_weight == LossConfig.no_object_weight,
+            "loss.no_object_weight",
+            self.no_object_weight,
+            f"loss.classification={self.classification} has no no-object column; leave it out, or take softmax",
+        )
 
 
 @dataclass(frozen=True)
@@ -160,17 +153,17 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         _check_choices(self, "data")
-        _check_target("data.target", self.target, self.options)
-        _check_target("data.transform", self.transform)
+        check_path("data.target", self.target, self.options)
+        check_path("data.transform", self.transform)
         for name in ("image_size", "max_size", "shapes_num_train", "shapes_num_val"):
-            _require(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "must be at least 1")
-        _require(self.shapes_image_size >= 32, "data.shapes_image_size", self.shapes_image_size, "must be at least 32")
-        _require(
+            require(getattr(self, name) >= 1, f"data.{name}", getattr(self, name), "must be at least 1")
+        require(self.shapes_image_size >= 32, "data.shapes_image_size", self.shapes_image_size, "must be at least 32")
+        require(
             self.max_size >= self.image_size, "data.max_size", self.max_size, f"is below image_size={self.image_size}"
         )
-        _require(0 <= self.quarantine_share < 1, "data.quarantine_share", self.quarantine_share, "must be in [0, 1)")
-        _require(self.shapes_seed >= 0, "data.shapes_seed", self.shapes_seed, "must be 0 or more")
-        _require(self.num_workers >= 0, "data.num_workers", self.num_workers, "must be 0 or more")
+        require(0 <= self.quarantine_share < 1, "data.quarantine_share", self.quarantine_share, "must be in [0, 1)")
+        require(self.shapes_seed >= 0, "data.shapes_seed", self.shapes_seed, "must be 0 or more")
+        require(self.num_workers >= 0, "data.num_workers", self.num_workers, "must be 0 or more")
 
 
 @dataclass(frozen=True)
@@ -192,9 +185,9 @@ class GroupRule:
             raise InputError(f"optim.groups: pattern={self.pattern!r}: no regular expression ({error})") from None
         for key in ("lr_ratio", "weight_decay"):
             value = getattr(self, key)
-            _require(value is None or value >= 0, f"optim.groups: {key}", value, "must not be negative")
+            require(value is None or value >= 0, f"optim.groups: {key}", value, "must not be negative")
         named = self.name is None or re.fullmatch(r"\w+", self.name)
-        _require(bool(named), "optim.groups: name", self.name, "must be letters, digits and underscores")
+        require(bool(named), "optim.groups: name", self.name, "must be letters, digits and underscores")
 
 
 @dataclass(frozen=True)
@@ -210,13 +203,13 @@ class OptimConfig:
     options: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        _require(self.lr > 0, "optim.lr", self.lr, "must be positive")
+        require(self.lr > 0, "optim.lr", self.lr, "must be positive")
         for name in ("backbone_lr_ratio", "weight_decay", "clip_norm"):
-            _require(getattr(self, name) >= 0, f"optim.{name}", getattr(self, name), "must not be negative")
+            require(getattr(self, name) >= 0, f"optim.{name}", getattr(self, name), "must not be negative")
         names = [rule.name for rule in self.groups if rule.name]
         fit = len({*names, "main", "backbone"}) == len(names) + 2
-        _require(fit, "optim.groups: name", names, "must differ from each other, and from main and backbone")
-        _check_target("optim.target", self.target, self.options)
+        require(fit, "optim.groups: name", names, "must differ from each other, and from main and backbone")
+        check_path("optim.target", self.target, self.options)
 
 
 @dataclass(frozen=True)
@@ -237,17 +230,13 @@ class ScheduleConfig:
 
     def __post_init__(self) -> None:
         _check_choices(self, "schedule")
-        _require(self.full_epochs > 0, "schedule.full_epochs", self.full_epochs, "must be positive")
+        require(self.full_epochs > 0, "schedule.full_epochs", self.full_epochs, "must be positive")
         parse_horizon(self.horizon)
         for name in ("drop_at", "drop_factor", "warmup", "flat_until", "floor"):
             value = getattr(self, name)
-            _require(0 <= value <= 1, f"schedule.{name}", value, "is a fraction: must be in [0, 1]")
-        _require(
-            self.warmup <= self.flat_until,
-            "schedule.warmup",
-            self.warmup,
-            f"must not exceed schedule.flat_until={self.flat_until}",
-        )
+            require(0 <= value <= 1, f"schedule.{name}", value, "is a fraction: must be in [0, 1]")
+        flat = f"exceeds schedule.flat_until={self.flat_until}"
+        require(self.warmup <= self.flat_until, "schedule.warmup", self.warmup, flat)
 
 
 @dataclass(frozen=True)
@@ -283,17 +272,17 @@ class TrainConfig:
         _check_choices(self, "train")
         counts = ("batch_size", "accumulate", "num_processes", "evaluations", "probe_images", "update_ratio_steps")
         for name in counts:
-            _require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "must be at least 1")
-        _require(
+            require(getattr(self, name) >= 1, f"train.{name}", getattr(self, name), "must be at least 1")
+        require(
             self.accumulate % self.num_processes == 0,
             "train.num_processes",
             self.num_processes,
             f"must divide train.accumulate={self.accumulate}, the micro-batches of a step that processes deal out; the "
             f"effective batch of {self.batch_size * self.accumulate} may be made of smaller and more micro-batches",
         )
-        _require(0 <= self.ema < 1, "train.ema", self.ema, "must be in [0, 1), as 0.9999")
-        _require(self.num_threads >= 0, "train.num_threads", self.num_threads, "must be 0 or more")
-        _require(self.checkpoint_minutes > 0, "train.checkpoint_minutes", self.checkpoint_minutes, "must be positive")
+        require(0 <= self.ema < 1, "train.ema", self.ema, "must be in [0, 1), as 0.9999")
+        require(self.num_threads >= 0, "train.num_threads", self.num_threads, "must be 0 or more")
+        require(self.checkpoint_minutes > 0, "train.checkpoint_minutes", self.checkpoint_minutes, "must be positive")
 
 
 @dataclass(frozen=True)
@@ -311,11 +300,11 @@ class EvaluationConfig:
 
     def __post_init__(self) -> None:
         _check_choices(self, "evaluation")
-        _check_target("evaluation.extra", self.extra)
+        check_path("evaluation.extra", self.extra)
         low, high = self.area_limits
-        _require(0 < low < high, "evaluation.area_limits", self.area_limits, "must be two rising areas in px^2")
-        _require(self.batch_size >= 1, "evaluation.batch_size", self.batch_size, "must be at least 1")
-        _require(self.pad_to >= 0, "evaluation.pad_to", self.pad_to, "must be 0 or more")
+        require(0 < low < high, "evaluation.area_limits", self.area_limits, "must be two rising areas in px^2")
+        require(self.batch_size >= 1, "evaluation.batch_size", self.batch_size, "must be at least 1")
+        require(self.pad_to >= 0, "evaluation.pad_to", self.pad_to, "must be 0 or more")
 
 
 @dataclass(frozen=True)
@@ -338,16 +327,22 @@ class RunConfig:
         return [path for path in sections if path]
 
     def __post_init__(self) -> None:
-        _require(0 <= self.seed < 2**32, "seed", self.seed, "must be in [0, 2**32)")
-        _require(
+        require(0 <= self.seed < 2**32, "seed", self.seed, "must be in [0, 2**32)")
+        require(
             self.train.num_processes == 1 or not self.model.has_batch_norm,
             "model.backbone_norm",
             self.model.backbone_norm,
             "its running statistics would differ between processes; set group, or train.num_processes=1",
         )
-        _require(
+        require(
             self.train.checkpoint_activations == "none" or not self.model.has_batch_norm,
             "train.checkpoint_activations",
             self.train.checkpoint_activations,
             "computing features twice would update the running statistics of model.backbone_norm=batch twice",
+        )
+        require(
+            self.train.checkpoint_activations == "none" or self.model.target is None,
+            "train.checkpoint_activations",
+            self.train.checkpoint_activations,
+            f"model.target={self.model.target} is not built of our layers: call torch.utils.checkpoint in its forward",
         )

@@ -60,6 +60,12 @@ def run_command(command: Callable[[], int], passing: tuple[type[CommandError], .
         return ExitCode.STOPPED
 
 
+def require(holds: bool, setting: str, value: object, remedy: str) -> None:
+    """InputError that names the setting, its value and the remedy, unless the condition holds."""
+    if not holds:
+        raise InputError(f"{setting}={value!r}: {remedy}")
+
+
 def alternatives(value: object, known: Collection[str]) -> str:
     """End a message on a value that is none of the known ones: name the nearest, if any is near, and all."""
     close = get_close_matches(str(value), known, n=1)

@@ -1,11 +1,24 @@
 """A user's own parts, named by dotted paths: how they are found, called, and checked before a run spends time."""
 
 import importlib
+import re
 from collections.abc import Callable
 from inspect import signature
 from typing import Any
 
-from detr.errors import InputError
+from detr.errors import InputError, require
+
+
+def check_path(setting: str, path: str | None, options: dict[str, Any] | None = None) -> None:
+    """InputError unless the path has the form of a dotted path, and options have a part to go to."""
+    form = path is None or re.fullmatch(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*", path)
+    require(bool(form), setting, path, "write package.module:name")
+    require(
+        not options or path is not None,
+        setting.replace("target", "options"),
+        options,
+        f"belongs to {setting}, which is not set",
+    )
 
 
 def load_object(setting: str, path: str) -> Callable[..., Any]:

@@ -7,14 +7,14 @@ the variance of a contrast of S seeds in units of the variance of a run (`varian
 
 import functools
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 from scipy import optimize, special
 
-from experiments.results.effects import Interval, holm
+from experiments.results.effects import Interval, holm, t_interval
 
 Array = npt.NDArray[np.float64]
 
@@ -129,12 +129,13 @@ class PriorSd:
     arm_df: float  # d0: how much arms have it in common; infinite where they differ no more than by chance
     df: float  # of a t quantile with it: arm_df and the df that it was estimated from, both
 
-    def interval(self, estimate: float, v: float) -> tuple[float, float]:
-        """Provisional 95 % interval of a difference; infinite where the SD rests on fewer than MIN_PRIOR_DF."""
+    def interval(self, estimate: float, weights: Collection[float], seeds: int) -> Interval:
+        """Provisional 95 % interval of a contrast with these weights; infinite below MIN_PRIOR_DF."""
+        se = self.sd * math.sqrt(variance_factor(weights, seeds))
         if self.df < MIN_PRIOR_DF:
-            return -math.inf, math.inf
-        half = _t_quantile(1 - LEVEL / 2, self.df) * self.sd * math.sqrt(v)
-        return estimate - half, estimate + half
+            return Interval(estimate, -math.inf, math.inf, seeds, se, self.df, 1.0)
+        low, high, p_value = t_interval(estimate, se, self.df, 1 - LEVEL)
+        return Interval(estimate, low, high, seeds, se, self.df, p_value)
 
 
 def prior_sd(sds: Sequence[float], dfs: Sequence[float]) -> PriorSd:

@@ -14,7 +14,7 @@ import pandas as pd
 from scipy import stats
 
 from experiments.results import effects
-from experiments.results.effects import UNKNOWN, Interval, holm, t_interval
+from experiments.results.effects import UNKNOWN, Interval, holm
 from experiments.results.image_intervals import ImageSamples, image_contrast, seeds_and_images
 from experiments.results.reading.run_states import spoken
 from experiments.results.reasons import reasons
@@ -223,9 +223,7 @@ def _with_prior(seeds: Interval, contrast: Contrast, prior: PriorSd) -> Interval
     """The interval with the prior's SD in place of that of the seeds; their own where the prior cannot tell."""
     if seeds.n == 0 or seeds.se == 0 or prior.df < MIN_PRIOR_DF:
         return seeds
-    se = prior.sd * float(np.sqrt(variance_factor(contrast.weights.values(), seeds.n)))
-    low, high, p_value = t_interval(seeds.estimate, se, prior.df, 1 - LEVEL)
-    return Interval(seeds.estimate, low, high, seeds.n, se, prior.df, p_value)
+    return prior.interval(seeds.estimate, contrast.weights.values(), seeds.n)
 
 
 def _block_seconds(design: Design, runs: pd.DataFrame) -> float:

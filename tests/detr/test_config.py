@@ -11,6 +11,7 @@ from detr.config import (
     DataConfig,
     EvaluationConfig,
     GroupRule,
+    LossConfig,
     ModelConfig,
     OptimConfig,
     RunConfig,
@@ -124,6 +125,12 @@ def test_wrong_keys_and_types_are_named(values, named):
         (lambda: ModelConfig(target="my.net.build"), "model.target='my.net.build': write package.module:name"),
         (lambda: EvaluationConfig(extra="metric"), "evaluation.extra='metric': write package.module:name"),
         (lambda: OptimConfig(options={"a": 1}), r"optim.options=.*belongs to optim.target, which is not set"),
+        (lambda: LossConfig(cost_class=0, cost_bbox=0, cost_giou=0), "at least one matching cost"),
+        (lambda: LossConfig(classification="focal", no_object_weight=0.2), "loss.no_object_weight=0.2.*softmax"),
+        (
+            lambda: RunConfig(model=ModelConfig(target="a:b"), train=TrainConfig(checkpoint_activations="all")),
+            "train.checkpoint_activations='all': model.target=a:b",
+        ),
         (lambda: TrainConfig(ema=1.0), r"train.ema=1.0: must be in \[0, 1\)"),
     ],
 )

@@ -135,7 +135,8 @@ def test_one_seed_names_the_spread_that_would_explain_it():
 def test_the_prior_sd_of_the_three_seed_study():
     prior = sequential.prior_sd([7.3, 8.5, 1.7, 2.4], [2, 2, 2, 2])
     assert (prior.sd, prior.arm_df, prior.df) == pytest.approx((4.4, 3.0, 2.2), abs=0.05)
-    assert prior.interval(30.7, 1.0) == pytest.approx((13, 48), abs=0.5)
+    found = prior.interval(30.7, (0.5, 0.5, -0.5, -0.5), seeds=1)
+    assert (found.low, found.high) == pytest.approx((13, 48), abs=0.5) and found.p_value < 0.05
 
 
 def test_the_prior_recovers_the_distribution_that_sds_were_drawn_from():
@@ -150,7 +151,8 @@ def test_arms_that_scatter_alike_have_one_sd():
     prior = sequential.prior_sd([2.0, 2.0, 2.0], [4, 4, 4])
     assert prior.arm_df == math.inf and prior.df == pytest.approx(1 / (1 / 8 + 1 / 12))
     few = sequential.prior_sd([2.0], [1])
-    assert few.df < 2 and few.interval(100.0, 1.0) == (-math.inf, math.inf)
+    found = few.interval(100.0, (1, -1), seeds=1)
+    assert few.df < 2 and (found.low, found.high, found.p_value) == (-math.inf, math.inf, 1.0)
     for sds, dfs in (([], []), ([0.0], [2]), ([1.0], [0])):
         with pytest.raises(ValueError, match="at least one is needed, all above 0"):
             sequential.prior_sd(sds, dfs)
